@@ -1,0 +1,232 @@
+"""Windows to logits: a Hugging Face encoder, mean pooling per sentence, small heads.
+
+One pass over a window gives a vector for every sentence in it. Two heads read a sentence's
+vector (labels, harm kind); the trace head reads all sentence vectors and logits of a trace,
+because "considered and rejected" is not the maximum over sentences.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TRACE_LABELS
+from cot_probe.windows import Window
+
+_EMPTY_LOGIT = -20.0
+"""Logit of a sentence without a token: nothing there can carry a label."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceLogits:
+    """What the encoder says of one trace.
+
+    Attributes:
+        sentences: ``(n_sentences, n_labels)`` float32.
+        kinds: ``(n_sentences, n_kinds)`` float32.
+        trace: ``(n_labels,)`` float32.
+    """
+
+    sentences: NDArray[np.float32]
+    kinds: NDArray[np.float32]
+    trace: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Windows padded to one length.
+
+    Attributes:
+        ids, types, mask: ``(n_windows, n_tokens)`` int64.
+        owners: ``(n_windows, n_tokens)`` int64: row of the sentence that a token is pooled
+            into, counted over all traces of the call; -1 for context, special and padding.
+    """
+
+    ids: Tensor
+    types: Tensor
+    mask: Tensor
+    owners: Tensor
+
+
+def collate(windows: Sequence[Window], first_rows: Sequence[int], *, padding: int) -> Batch:
+    """Pad windows; ``first_rows[k]`` is the row of sentence 0 of the trace of window ``k``."""
+    longest = max(len(window.ids) for window in windows)
+    shape = (len(windows), longest)
+    ids = np.full(shape, padding, dtype=np.int64)
+    types = np.zeros(shape, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    owners = np.full(shape, -1, dtype=np.int64)
+    for row, (window, base) in enumerate(zip(windows, first_rows, strict=True)):
+        length = len(window.ids)
+        ids[row, :length] = window.ids
+        types[row, :length] = window.types
+        mask[row, :length] = 1
+        for span in window.spans:
+            owners[row, span.first : span.last] = base + span.sentence
+    return Batch(
+        ids=torch.from_numpy(ids),
+        types=torch.from_numpy(types),
+        mask=torch.from_numpy(mask),
+        owners=torch.from_numpy(owners),
+    )
+
+
+class SentenceHead(nn.Module):
+    """Sentence vector ``(n, d)`` to label logits ``(n, n_labels)`` and kind logits ``(n, n_kinds)``."""
+
+    def __init__(self, width: int, *, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout))
+        self.labels = nn.Linear(hidden, len(SENTENCE_LABELS))
+        self.kinds = nn.Linear(hidden, len(HARM_KINDS))
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(vectors)
+        return self.labels(hidden), self.kinds(hidden)
+
+
+class TraceHead(nn.Module):
+    """All sentences of one trace to its label logits.
+
+    Rule: for each label, attention over the sentences (a learned query plus the sentence's
+    own logit) pools their vectors; to this comes a linear reading of the strongest logits of
+    every label, over the whole trace and over its last third. So a strong ``harm_rejected``
+    can pull ``strategic_harm`` down, and what stands at the end can count for more.
+    """
+
+    def __init__(self, width: int, *, hidden: int, dropout: float) -> None:
+        super().__init__()
+        labels = len(TRACE_LABELS)
+        self.keys = nn.Linear(width, hidden)
+        self.queries = nn.Linear(hidden, labels, bias=False)
+        self.sharpness = nn.Parameter(torch.ones(labels))
+        self.values = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU())
+        self.read = nn.Parameter(torch.zeros(labels, hidden))
+        self.strongest = nn.Linear(3 * labels, labels)
+        with torch.no_grad():
+            self.strongest.weight.zero_()
+            self.strongest.weight[:, :labels] = 0.5 * torch.eye(labels)
+
+    def forward(self, vectors: Tensor, logits: Tensor) -> Tensor:
+        """``(n_sentences, d)`` and ``(n_sentences, n_labels)`` to ``(n_labels,)``."""
+        scores = self.queries(torch.tanh(self.keys(vectors))) + self.sharpness * logits
+        weights = torch.softmax(scores, dim=0)
+        pooled = weights.T @ self.values(vectors)
+        top = min(3, logits.shape[0])
+        late = logits[-max(1, -(-logits.shape[0] // 3)) :]
+        features = torch.cat(
+            [logits.max(dim=0).values, logits.topk(top, dim=0).values.mean(dim=0), late.max(dim=0).values]
+        )
+        out: Tensor = (pooled * self.read).sum(dim=1) + self.strongest(features)
+        return out
+
+
+class Encoder(nn.Module):
+    """A Hugging Face encoder body with sentence and trace heads.
+
+    ``body`` is any model that returns ``last_hidden_state`` (BERT, ModernBERT, DeBERTa ...).
+    """
+
+    def __init__(self, body: nn.Module, *, width: int, hidden: int = 192, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.body = body
+        self.sentence_head = SentenceHead(width, hidden=hidden, dropout=dropout)
+        self.trace_head = TraceHead(width, hidden=hidden // 2, dropout=dropout)
+        self.width = width
+        kinds = getattr(getattr(body, "config", None), "type_vocab_size", 0) or 0
+        self._takes_types = kinds > 1
+
+    def pool(self, batch: Batch, sums: Tensor, counts: Tensor) -> None:
+        """Add each sentence's token vectors to ``sums`` ``(n_sentences, d)``, its tokens to ``counts``."""
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        if self._takes_types:
+            inputs["token_type_ids"] = batch.types
+        hidden = self.body(**inputs).last_hidden_state
+        scored = batch.owners >= 0
+        rows = batch.owners[scored]
+        sums.index_add_(0, rows, hidden[scored].to(sums.dtype))
+        counts.index_add_(0, rows, torch.ones_like(rows, dtype=counts.dtype))
+
+    def vectors(self, batches: Sequence[Batch], n_sentences: int) -> tuple[Tensor, Tensor]:
+        """Sentence vectors ``(n_sentences, d)`` and token counts ``(n_sentences,)`` over some batches."""
+        device = next(self.parameters()).device
+        sums = torch.zeros(n_sentences, self.width, device=device)
+        counts = torch.zeros(n_sentences, device=device)
+        for batch in batches:
+            self.pool(batch, sums, counts)
+        return sums / counts.clamp(min=1).unsqueeze(1), counts
+
+    def read(self, vectors: Tensor, counts: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Heads over sentence vectors of several traces of ``lengths`` sentences each.
+
+        Returns sentence logits ``(n_sentences, n_labels)``, kind logits
+        ``(n_sentences, n_kinds)`` and trace logits ``(n_traces, n_labels)``.
+        """
+        labels, kinds = self.sentence_head(vectors)
+        labels = torch.where(counts.unsqueeze(1) > 0, labels, torch.full_like(labels, _EMPTY_LOGIT))
+        traces, begin = [], 0
+        for length in lengths:
+            some = slice(begin, begin + length)
+            if length:
+                traces.append(self.trace_head(vectors[some], labels[some]))
+            else:
+                traces.append(torch.full((len(TRACE_LABELS),), _EMPTY_LOGIT, device=vectors.device))
+            begin += length
+        return labels, kinds, torch.stack(traces) if traces else labels.new_zeros((0, len(TRACE_LABELS)))
+
+
+def encode(
+    encoder: Encoder,
+    traces: Sequence[Sequence[Window]],
+    lengths: Sequence[int],
+    *,
+    padding: int,
+    batch_tokens: int = 8192,
+) -> list[TraceLogits]:
+    """Score the windows of several traces in length-sorted batches.
+
+    Args:
+        encoder: in evaluation mode.
+        traces: the windows of each trace.
+        lengths: the number of sentences of each trace.
+        padding: id of the padding token.
+        batch_tokens: tokens (with padding) in one forward pass.
+    """
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(int)
+    work = [(window, int(starts[at])) for at, windows in enumerate(traces) for window in windows]
+    work.sort(key=lambda item: len(item[0].ids))
+    device = next(encoder.parameters()).device
+    with torch.inference_mode():
+        batches = (_to(batch, device) for batch in _batches(work, padding=padding, batch_tokens=batch_tokens))
+        vectors, counts = encoder.vectors(batches, int(starts[-1]))  # type: ignore[arg-type]
+        labels, kinds, heads = (part.float().cpu().numpy() for part in encoder.read(vectors, counts, lengths))
+    return [
+        TraceLogits(sentences=labels[a:b], kinds=kinds[a:b], trace=heads[at])
+        for at, (a, b) in enumerate(zip(starts[:-1], starts[1:], strict=True))
+    ]
+
+
+def _batches(work: Sequence[tuple[Window, int]], *, padding: int, batch_tokens: int) -> Iterator[Batch]:
+    """Cut length-sorted windows into batches of at most ``batch_tokens`` padded tokens."""
+    begin = 0
+    while begin < len(work):
+        end = begin + 1
+        while end < len(work) and len(work[end][0].ids) * (end + 1 - begin) <= batch_tokens:
+            end += 1
+        some = work[begin:end]
+        yield collate([window for window, _ in some], [base for _, base in some], padding=padding)
+        begin = end
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return Batch(
+        ids=batch.ids.to(device),
+        types=batch.types.to(device),
+        mask=batch.mask.to(device),
+        owners=batch.owners.to(device),
+    )
