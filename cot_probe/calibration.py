@@ -1,0 +1,144 @@
+"""Logits to probabilities, and thresholds to tags.
+
+Calibration is Platt scaling (Platt 1999, "Probabilistic outputs for support vector
+machines"), a slope and an offset per column fitted on the dev split. Thresholds are
+operating points: each is chosen at a stated false-positive rate on dev and stored with it.
+:func:`decide` is the only place where a score is compared with a threshold.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cot_probe.taxonomy import SENTENCE_LABELS, TAGS, TRACE_LABELS
+
+FloatArray = NDArray[np.floating[Any]]
+DEFAULT_FPR: Final = 0.01
+"""False-positive rate of the default operating point, on traces and on sentences of dev."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """``score = sigmoid(slope * logit + offset)``."""
+
+    slope: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """Thresholds that give ``fpr`` on the negatives of the calibration split.
+
+    ``sentences`` and ``traces`` map a label or tag to its threshold on the score.
+    """
+
+    fpr: float
+    sentences: Mapping[str, float]
+    traces: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Scalings and operating points of one checkpoint.
+
+    ``sentences`` has a scaling for each sentence label, ``traces`` for each of the six tags.
+    ``fitted_on`` says on what (split, number of traces and of negatives per tag).
+    """
+
+    sentences: Mapping[str, Scaling]
+    traces: Mapping[str, Scaling]
+    points: tuple[OperatingPoint, ...]
+    fitted_on: Mapping[str, Any]
+
+    def sentence_scores(self, logits: FloatArray) -> NDArray[np.float64]:
+        """``(n, n_labels)`` logits to ``(n, n_labels)`` scores in [0, 1]."""
+        columns = [scale(logits[:, at], self.sentences[label]) for at, label in enumerate(SENTENCE_LABELS)]
+        return np.stack(columns, axis=1)
+
+    def trace_scores(self, logits: FloatArray) -> dict[str, float]:
+        """``(n_labels,)`` trace logits to a score for each of the six tags."""
+        raw = tag_logits(logits[None, :])
+        return {tag: float(scale(raw[:, at], self.traces[tag])[0]) for at, tag in enumerate(TAGS)}
+
+    def at(self, fpr: float | None = None) -> OperatingPoint:
+        """The stored operating point of a false-positive rate (the default one for None).
+
+        Raises:
+            ValueError: if the checkpoint has no such point.
+        """
+        wanted = DEFAULT_FPR if fpr is None else fpr
+        for point in self.points:
+            if np.isclose(point.fpr, wanted):
+                return point
+        have = ", ".join(f"{point.fpr:g}" for point in self.points)
+        raise ValueError(
+            f"no operating point at false-positive rate {wanted:g}: this checkpoint has {have}. "
+            "Choose one of these, or give a threshold on the score."
+        )
+
+
+def tag_logits(logits: FloatArray) -> NDArray[np.float64]:
+    """``(n, n_labels)`` trace-label logits to ``(n, n_tags)``, in the order of ``TAGS``.
+
+    ``eval_awareness`` is the soft maximum of its two stances.
+    """
+    columns = {label: logits[:, at].astype(np.float64) for at, label in enumerate(TRACE_LABELS)}
+    columns["eval_awareness"] = np.logaddexp(columns["states_test"], columns["states_real"])
+    return np.stack([columns[tag] for tag in TAGS], axis=1)
+
+
+def scale(logits: FloatArray, scaling: Scaling) -> NDArray[np.float64]:
+    """Apply a scaling; overflow-safe."""
+    z = scaling.slope * np.asarray(logits, dtype=np.float64) + scaling.offset
+    return np.where(z >= 0, 1 / (1 + np.exp(-np.abs(z))), np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))))
+
+
+def fit_scaling(logits: FloatArray, labels: NDArray[np.bool_], *, iterations: int = 100) -> Scaling:
+    """Fit slope and offset by penalised maximum likelihood (Newton's method).
+
+    Platt's target smoothing keeps the fit finite when the classes are separable. The slope
+    is kept positive: calibration never reverses the order of two scores.
+
+    Raises:
+        ValueError: if there is not at least one example of each class.
+    """
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    if not positives or not negatives:
+        raise ValueError(f"calibration needs both classes: found {positives} positive and {negatives} negative")
+    x = np.asarray(logits, dtype=np.float64)
+    target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    design = np.stack([x, np.ones_like(x)], axis=1)
+    theta = np.array([1.0, np.log((positives + 1) / (negatives + 1))])
+    prior = np.diag([1e-3, 1e-6])
+    for _ in range(iterations):
+        p = 1 / (1 + np.exp(-np.clip(design @ theta, -50, 50)))
+        gradient = design.T @ (p - target) + prior @ (theta - np.array([1.0, 0.0]))
+        hessian = (design * (p * (1 - p) + 1e-9)[:, None]).T @ design + prior
+        step = np.linalg.solve(hessian, gradient)
+        theta = theta - step * min(1.0, 2.0 / (np.abs(step).max() + 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    return Scaling(slope=float(max(theta[0], 1e-3)), offset=float(theta[1]))
+
+
+def threshold_at(negative_scores: FloatArray, fpr: float) -> float:
+    """The smallest threshold at which at most ``fpr`` of the negatives are tagged.
+
+    This is the split-conformal quantile: of ``n`` negatives at most ``floor(fpr * (n + 1))``
+    may lie at or above it, so that a new exchangeable negative is tagged with probability at
+    most ``fpr`` (Vovk et al. 2005). With too few negatives for the rate the threshold lies
+    just above the largest negative seen.
+    """
+    ordered = np.sort(np.asarray(negative_scores, dtype=np.float64))[::-1]
+    if not len(ordered):
+        return 0.5
+    allowed = min(int(np.floor(fpr * (len(ordered) + 1))), len(ordered) - 1)
+    return float(min(np.nextafter(ordered[allowed], 2.0), 1.0))
+
+
+def decide(scores: Mapping[str, float], thresholds: Mapping[str, float], order: Sequence[str]) -> tuple[str, ...]:
+    """The tags whose score reaches its threshold, in the given order."""
+    return tuple(name for name in order if name in thresholds and scores[name] >= thresholds[name])

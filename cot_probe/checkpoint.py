@@ -1,0 +1,307 @@
+"""A checkpoint folder to encoder, tokenizer and calibration, and back.
+
+A checkpoint is light: a low-rank adapter (LoRA, Hu et al. 2021) and the heads, in
+safetensors, beside JSON. The frozen base lies in a folder of its own, once. Every file is
+checked against ``MANIFEST.json`` (SHA-256) before it is read; nothing is unpickled and no
+code comes from a checkpoint.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cot_probe.calibration import Calibration, OperatingPoint, Scaling
+from cot_probe.encoder import Encoder
+from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TAXONOMY_VERSION
+from cot_probe.windows import SpecialTokens, WindowLayout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT: Final = "cot_probe.checkpoint/1"
+_MANIFEST: Final = "MANIFEST.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that is missing, damaged, or made for another taxonomy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """What is needed to build the encoder around a base; stored as ``config.json``.
+
+    ``base`` is a folder name beside the checkpoint, a path, or a Hugging Face name that is
+    already in the local cache.
+    """
+
+    name: str
+    base: str
+    layout: WindowLayout
+    hidden: int = 192
+    lora_rank: int = 0
+    lora_alpha: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A loaded checkpoint: everything a tagger needs.
+
+    ``digest`` identifies it: the SHA-256 of its manifest.
+    """
+
+    config: EncoderConfig
+    encoder: Encoder
+    tokenizer: "PreTrainedTokenizerBase"
+    calibration: Calibration
+    digest: str
+
+    @property
+    def signature(self) -> str:
+        """Name and digest, as written beside every result."""
+        return f"{self.config.name}@{self.digest[:12]}"
+
+
+def default_checkpoint() -> Path:
+    """The release checkpoint: from the installed package, else from the clone around it.
+
+    Raises:
+        CheckpointError: if neither has one.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "_checkpoints", package.parent / "checkpoints"):
+        pointer = folder / "default.json"
+        if pointer.is_file():
+            return folder / str(json.loads(pointer.read_text())["checkpoint"])
+    raise CheckpointError("no release checkpoint in this installation: reinstall cot_probe, or give a checkpoint path")
+
+
+def load_checkpoint(path: str | Path | None = None, *, device: str = "cpu") -> Checkpoint:
+    """Load a checkpoint folder (the release checkpoint for None).
+
+    Raises:
+        CheckpointError: if files are missing or altered, or the taxonomy is another.
+    """
+    folder = Path(path) if path is not None else default_checkpoint()
+    digest = verify(folder)
+    raw = _read_json(folder / "config.json")
+    _check_taxonomy(raw, folder)
+    layout = WindowLayout(**raw["layout"])
+    known = {field.name for field in dataclasses.fields(EncoderConfig)} - {"layout"}
+    config = EncoderConfig(layout=layout, **{key: raw[key] for key in known})
+    base = resolve_base(config.base, beside=folder)
+    encoder = Encoder(load_body(base), width=body_width(base), hidden=config.hidden)
+    if config.lora_rank:
+        merge_lora(encoder, load_file(folder / "adapter.safetensors"), config)
+    heads = load_file(folder / "heads.safetensors")
+    _fill_heads(encoder, heads, folder)
+    calibration = calibration_from_json(_read_json(folder / "calibration.json"))
+    return Checkpoint(
+        config=config,
+        encoder=encoder.to(device).eval(),
+        tokenizer=load_tokenizer(base),
+        calibration=calibration,
+        digest=digest,
+    )
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    config: EncoderConfig,
+    adapter: Mapping[str, Tensor],
+    heads: Mapping[str, Tensor],
+    calibration: Calibration,
+    extra: Mapping[str, str] | None = None,
+) -> str:
+    """Write a checkpoint folder and return its digest.
+
+    Args:
+        folder: made if missing.
+        config: as loaded again.
+        adapter: LoRA matrices by name (``<module>.lora_A`` / ``.lora_B``); may be empty.
+        heads: the state of ``sentence_head`` and ``trace_head``.
+        calibration: scalings and thresholds.
+        extra: further text files by name (metrics.json, README.md).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "format": FORMAT,
+        "taxonomy": TAXONOMY_VERSION,
+        "labels": list(SENTENCE_LABELS),
+        "kinds": list(HARM_KINDS),
+    }
+    _write_json(folder / "config.json", about | dataclasses.asdict(config))
+    if adapter:
+        save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, folder / "adapter.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in heads.items()}, folder / "heads.safetensors")
+    _write_json(folder / "calibration.json", calibration_to_json(calibration))
+    for name, text in (extra or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return write_manifest(folder)
+
+
+def write_manifest(folder: Path) -> str:
+    """(Re)write ``MANIFEST.json`` over the files of a folder; return its digest."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _MANIFEST)
+    _write_json(folder / _MANIFEST, {path.name: _sha256(path) for path in files})
+    return _sha256(folder / _MANIFEST)
+
+
+def verify(folder: Path) -> str:
+    """Check every file against the manifest; return the manifest's digest.
+
+    Raises:
+        CheckpointError: naming the first file that is missing or altered.
+    """
+    manifest = folder / _MANIFEST
+    if not manifest.is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: it has no {_MANIFEST}. Give the folder that holds one.")
+    for name, expected in _read_json(manifest).items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(f"{folder}: {name} is listed in {_MANIFEST} but missing. Fetch the checkpoint again.")
+        found = _sha256(path)
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: SHA-256 is {found[:12]}…, the manifest says {str(expected)[:12]}…. The file was altered "
+                "or is incomplete (Git LFS pointer?): fetch it again."
+            )
+    return _sha256(manifest)
+
+
+def resolve_base(base: str, *, beside: Path) -> str:
+    """The base's folder where there is one (beside the checkpoint, or a path), else its name."""
+    for folder in (beside.parent / base, Path(base)):
+        if (folder / "config.json").is_file():
+            return str(folder)
+    return base
+
+
+def load_body(base: str) -> torch.nn.Module:
+    """Load a Hugging Face encoder from a folder or the local cache, in float32, never from a hub."""
+    from transformers import AutoModel
+
+    if (Path(base) / _MANIFEST).is_file():
+        verify(Path(base))
+    try:
+        # No pooler: sentences are pooled here, and a missing pooler would be made up at random.
+        config = _auto_config(base)
+        options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "xlm-roberta"} else {}
+        body: torch.nn.Module = AutoModel.from_pretrained(
+            base, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32, **options
+        )
+    except OSError as error:
+        raise CheckpointError(f"the base encoder {base!r} is neither a folder nor in the local cache: {error}") from None
+    return body
+
+
+def body_width(base: str) -> int:
+    """Width of the vectors that the base gives."""
+    return int(_auto_config(base).hidden_size)
+
+
+def load_tokenizer(base: str) -> "PreTrainedTokenizerBase":
+    """Load the base's (fast) tokenizer from a folder or the local cache."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, local_files_only=True, use_fast=True)
+    return tokenizer
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> SpecialTokens:
+    """The ids with which windows are opened, parted and padded.
+
+    Raises:
+        CheckpointError: if the tokenizer has no token for one of these.
+    """
+    opening = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    padding = tokenizer.pad_token_id
+    if opening is None or separator is None or padding is None:
+        raise CheckpointError("the tokenizer lacks a CLS, SEP or padding token: choose an encoder, not a decoder")
+    return SpecialTokens(opening=opening, separator=separator, padding=padding)
+
+
+def merge_lora(encoder: Encoder, adapter: Mapping[str, Tensor], config: EncoderConfig) -> None:
+    """Add ``alpha / rank * B @ A`` to each adapted weight, in place."""
+    modules = dict(encoder.body.named_modules())
+    for name, a in adapter.items():
+        module_name, _, part = name.rpartition(".")
+        if part != "lora_A":
+            continue
+        module = modules.get(module_name)
+        if not isinstance(module, torch.nn.Linear):
+            raise CheckpointError(f"the adapter changes {module_name}, which the base {config.base} does not have")
+        b = adapter[f"{module_name}.lora_B"]
+        with torch.no_grad():
+            module.weight += (config.lora_alpha / config.lora_rank) * (b.float() @ a.float())
+
+
+def _fill_heads(encoder: Encoder, heads: Mapping[str, Tensor], folder: Path) -> None:
+    own = {name for name in encoder.state_dict() if not name.startswith("body.")}
+    if own != set(heads):
+        raise CheckpointError(f"{folder}: heads.safetensors has other tensors than this version's heads: retrain")
+    encoder.load_state_dict({name: tensor.float() for name, tensor in heads.items()}, strict=False)
+
+
+def _check_taxonomy(raw: Mapping[str, Any], folder: Path) -> None:
+    if raw.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: format is {raw.get('format')!r}, this version reads {FORMAT!r}")
+    same = raw.get("labels") == list(SENTENCE_LABELS) and raw.get("kinds") == list(HARM_KINDS)
+    if raw.get("taxonomy") != TAXONOMY_VERSION or not same:
+        raise CheckpointError(
+            f"{folder} was trained for taxonomy {raw.get('taxonomy')!r} ({', '.join(raw.get('labels', []))}); "
+            f"this version has {TAXONOMY_VERSION!r} ({', '.join(SENTENCE_LABELS)}). Retrain it, or install its version."
+        )
+
+
+def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
+    """A calibration as plain data."""
+    return dataclasses.asdict(calibration)
+
+
+def calibration_from_json(raw: Mapping[str, Any]) -> Calibration:
+    """The reverse of :func:`calibration_to_json`."""
+    build: Callable[[Mapping[str, Any]], dict[str, Scaling]] = lambda part: {k: Scaling(**v) for k, v in part.items()}
+    return Calibration(
+        sentences=build(raw["sentences"]),
+        traces=build(raw["traces"]),
+        points=tuple(OperatingPoint(**point) for point in raw["points"]),
+        fitted_on=raw["fitted_on"],
+    )
+
+
+def _auto_config(base: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base, local_files_only=True)
+    except OSError as error:
+        raise CheckpointError(f"the base encoder {base!r} is neither a folder nor in the local cache: {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing. Fetch the checkpoint again.") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}). Fetch the checkpoint again.") from None
+    return parsed
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,239 @@
+"""The command line: ``cot-probe tag``, ``formats``, ``annotations``.
+
+Heavy imports happen inside the commands, so that ``--help`` and usage errors are instant.
+"""
+
+import glob
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TextIO
+
+import typer
+from rich.console import Console
+
+from cot_probe.transcripts import FORMATS, SHAPES, Rejection, Trace, read_path, read_stream
+
+if TYPE_CHECKING:
+    from cot_probe.tagger import TaggedTrace, Tagger
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tag the reasoning of language models.")
+annotations_app = typer.Typer(no_args_is_help=True, help="Check annotation files and compute agreement.")
+app.add_typer(annotations_app, name="annotations")
+
+EXIT_CLEAN: Final = 0
+EXIT_USAGE: Final = 2
+EXIT_TAGGED: Final = 3
+EXIT_REJECTED: Final = 4
+EXIT_NOTHING: Final = 5
+
+_EXITS = (
+    "Exit codes: 0 done; 2 wrong usage; 3 a trace carries a public tag (only with --fail-on-tag); "
+    "4 some input could not be read (only with --strict); 5 nothing could be read."
+)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a run has seen so far."""
+
+    traces: int = 0
+    sentences: int = 0
+    tags: Counter[str] = field(default_factory=Counter)
+    visibility: Counter[str] = field(default_factory=Counter)
+    rejections: list[Rejection] = field(default_factory=list)
+
+    def add(self, tagged: "TaggedTrace") -> None:
+        self.traces += 1
+        self.sentences += len(tagged.sentences)
+        self.tags.update(tagged.tags)
+        self.visibility[tagged.visibility] += 1
+
+
+@app.command(epilog=_EXITS)
+def tag(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders or globs; '-' for standard input.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSONL results here.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder (default: the shipped one).")] = None,
+    format: Annotated[str | None, typer.Option(help="Force a format instead of sniffing; see `formats`.")] = None,
+    fpr: Annotated[float | None, typer.Option(help="Operating point: false-positive rate (0.001, 0.01, 0.05).")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Instead: tag scores at or above this.")] = None,
+    all_sentences: Annotated[
+        bool, typer.Option("--all-sentences/--evidence-only", help="Sentences in the results file.")
+    ] = True,
+    show: Annotated[str, typer.Option(help="Terminal view: tagged, all or none.")] = "tagged",
+    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable input, with exit code 4.")] = False,
+    fail_on_tag: Annotated[bool, typer.Option(help="Exit with 3 if any trace carries a public tag.")] = False,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+) -> None:
+    """Tag every reasoning trace in PATHS and show what was found."""
+    errors = Console(stderr=True)
+    if show not in {"tagged", "all", "none"}:
+        raise typer.BadParameter(f"{show!r}, expected tagged, all or none", param_hint="--show")
+    if format is not None and format not in FORMATS:
+        raise typer.BadParameter(f"{format!r}, expected one of {', '.join(FORMATS)}", param_hint="--format")
+    tagger = _load(checkpoint, fpr, threshold, device)
+    tally = _Tally()
+    with ExitStack() as stack:
+        sink = stack.enter_context(_AtomicText(output)) if output else None
+        to_pipe = output is None and not sys.stdout.isatty() and show == "none"
+        if to_pipe:
+            sink = sys.stdout
+        status = stack.enter_context(errors.status("reading …")) if errors.is_terminal else None
+        for tagged in tagger.tag_many(_traces(paths, format, tally, strict)):
+            tally.add(tagged)
+            if sink is not None:
+                sink.write(json_line(tagged.as_dict(all_sentences=all_sentences)))
+            _show(tagged, show)
+            if status is not None:
+                status.update(_progress(tally))
+    from cot_probe.terminal import print_summary
+
+    print_summary(tally.traces, tally.sentences, tally.tags, tally.visibility, tally.rejections, tagger.point.fpr)
+    raise typer.Exit(_exit_code(tally, strict=strict, fail_on_tag=fail_on_tag))
+
+
+@app.command()
+def formats() -> None:
+    """List the transcript formats that are recognised."""
+    console = Console()
+    for shape in SHAPES:
+        console.print(f"[bold]{shape.name:10}[/] {shape.description}", highlight=False)
+    console.print("[bold]text      [/] plain text; the parts in <think>-like tags where it has any", highlight=False)
+    console.print("\nContainers: .jsonl, .json, .txt, .md, .log, each also .gz; a folder is searched for these.")
+
+
+@annotations_app.command("check")
+def annotations_check(
+    folder: Annotated[Path, typer.Argument(help="The annotations folder of a clone.")] = Path("annotations"),
+) -> None:
+    """Validate every record; print problems with file and line. Exit code 1 if there are any."""
+    from cot_probe.annotations import check
+
+    problems = check(folder)
+    for problem in problems:
+        typer.echo(str(problem))
+    typer.echo(f"{len(problems)} problems" if problems else "all records are valid")
+    raise typer.Exit(1 if problems else 0)
+
+
+@annotations_app.command("agreement")
+def annotations_agreement(
+    folder: Annotated[Path, typer.Argument(help="The annotations folder of a clone.")] = Path("annotations"),
+    real: Annotated[bool, typer.Option("--real", help="The real traces (annotations/real) instead.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Agreement of the two readers: Krippendorff's alpha and Cohen's kappa per label."""
+    from cot_probe.agreement import agreement_table
+    from cot_probe.annotations import load_real, load_split
+
+    records = load_real(folder) if real else [r for s in ("train", "dev", "test") for r in load_split(folder, s)]
+    typer.echo(agreement_table(records, seed=seed))
+
+
+@annotations_app.command("counts")
+def annotations_counts(
+    folder: Annotated[Path, typer.Argument(help="The annotations folder of a clone.")] = Path("annotations"),
+) -> None:
+    """Traces by split, label, phenomenon, language and length."""
+    from cot_probe.annotations import counts_table
+
+    typer.echo(counts_table(folder))
+
+
+def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, device: str) -> "Tagger":
+    from cot_probe.checkpoint import CheckpointError
+    from cot_probe.tagger import load_tagger
+
+    try:
+        return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device)
+    except (CheckpointError, ValueError) as error:
+        typer.echo(f"cot-probe: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE) from None
+
+
+def _traces(paths: list[str], format: str | None, tally: _Tally, strict: bool) -> Iterator[Trace]:
+    """Traces of all paths in order; what cannot be read is reported at once and counted."""
+    for path in paths:
+        found = [path] if path == "-" or os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        if not found:
+            items: Iterator[Trace | Rejection] = iter(
+                [Rejection(path=path, reason="no such file, and no file matches it as a glob pattern")]
+            )
+        elif path == "-":
+            items = read_stream(sys.stdin.buffer, name="<stdin>", format=format)
+        else:
+            items = (item for name in found for item in read_path(name, format=format))
+        for item in items:
+            if isinstance(item, Trace):
+                yield item
+                continue
+            tally.rejections.append(item)
+            typer.echo(f"cot-probe: not read: {item}", err=True)
+            if strict:
+                raise typer.Exit(EXIT_REJECTED)
+
+
+def _show(tagged: "TaggedTrace", show: str) -> None:
+    from cot_probe.taxonomy import PUBLIC_TAGS
+
+    public = any(tag in PUBLIC_TAGS for tag in tagged.tags)
+    if show == "all" or (show == "tagged" and public):
+        from cot_probe.terminal import print_trace
+
+        print_trace(tagged)
+
+
+def _progress(tally: _Tally) -> str:
+    tags = ", ".join(f"{name} {count}" for name, count in tally.tags.most_common(3))
+    return f"{tally.traces} traces, {tally.sentences} sentences" + (f"; {tags}" if tags else "")
+
+
+def _exit_code(tally: _Tally, *, strict: bool, fail_on_tag: bool) -> int:
+    from cot_probe.taxonomy import PUBLIC_TAGS
+
+    if not tally.traces and tally.rejections:
+        return EXIT_NOTHING
+    if strict and tally.rejections:
+        return EXIT_REJECTED
+    if fail_on_tag and any(tally.tags[name] for name in PUBLIC_TAGS):
+        return EXIT_TAGGED
+    return EXIT_CLEAN
+
+
+def json_line(record: dict[str, object]) -> str:
+    """One JSON record as a line; lone surrogates, which UTF-8 cannot hold, are escaped."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(record)
+    return line + "\n"
+
+
+class _AtomicText:
+    """A text file that appears under its name only once it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(path.name + ".partial")
+
+    def __enter__(self) -> TextIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self._partial.open("w", encoding="utf-8")
+        return self._stream
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stream.close()
+        if kind is None or issubclass(kind, typer.Exit):
+            os.replace(self._partial, self._path)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

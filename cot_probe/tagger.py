@@ -1,0 +1,341 @@
+"""Traces to tagged traces: the module that most users meet.
+
+>>> from cot_probe import load_tagger
+>>> tagger = load_tagger()
+>>> tagger.tag("I will rewrite the shutdown script first.").tags
+('strategic_harm',)
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from cot_probe.calibration import OperatingPoint, decide
+from cot_probe.sentences import Sentence, split
+from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TAGS, Stance, stance_of
+from cot_probe.transcripts.files import traces_of
+from cot_probe.transcripts.trace import BLOCK_SEPARATOR, Source, Trace, Visibility, trace_of
+from cot_probe.windows import SpecialTokens, Window, lay_windows, salient_instructions
+
+if TYPE_CHECKING:
+    from cot_probe.checkpoint import Checkpoint
+    from cot_probe.encoder import TraceLogits
+
+SCHEMA: Final = "cot_probe.tagged_trace/1"
+_GROUP_CHARS: Final = 200_000
+"""Traces are encoded together until they hold this many characters."""
+_GROUP_TRACES: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaggedSentence:
+    """A sentence with its scores; ``start`` and ``end`` are offsets into the trace's text.
+
+    ``harm_kind`` is set where ``tags`` holds ``strategic_harm``.
+    """
+
+    start: int
+    end: int
+    text: str
+    scores: Mapping[str, float]
+    tags: tuple[str, ...]
+    harm_kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedBlock:
+    """Where a block of reasoning stands in the trace's text and where it came from."""
+
+    start: int
+    end: int
+    message: int | None
+    field: str
+    source_start: int
+    visibility: Visibility
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaggedTrace:
+    """A trace with its tags, their scores, and the sentences that bear them out.
+
+    A trace with nothing to read (``visibility`` redacted or absent, or blank) has no sentences, no tags
+    and scores of 0: that is *nothing to read*, not *clean*; ``readable`` tells them apart.
+    """
+
+    id: str
+    source: Source
+    visibility: Visibility
+    text: str
+    tags: tuple[str, ...]
+    stance: Stance | None
+    harm_kind: str | None
+    scores: Mapping[str, float]
+    sentences: tuple[TaggedSentence, ...]
+    blocks: tuple[PlacedBlock, ...]
+    checkpoint: str
+    metadata: Mapping[str, Any]
+
+    @property
+    def readable(self) -> bool:
+        """Whether there was reasoning to read."""
+        return bool(self.sentences)
+
+    @property
+    def evidence(self) -> tuple[TaggedSentence, ...]:
+        """The sentences that carry a tag."""
+        return tuple(sentence for sentence in self.sentences if sentence.tags)
+
+    def as_dict(self, *, all_sentences: bool = True) -> dict[str, Any]:
+        """The record that results files hold (schema ``cot_probe.tagged_trace/1``)."""
+        kept = self.sentences if all_sentences else self.evidence
+        return {
+            "schema": SCHEMA,
+            "id": self.id,
+            "source": {"path": self.source.path, "record": self.source.record, "message": self.source.message},
+            "visibility": self.visibility,
+            "tags": list(self.tags),
+            "stance": self.stance,
+            "harm_kind": self.harm_kind,
+            "scores": {tag: round(self.scores[tag], 6) for tag in TAGS},
+            "sentences": [_sentence_dict(sentence) for sentence in kept],
+            "blocks": [
+                {name: getattr(block, name) for name in PlacedBlock.__dataclass_fields__} for block in self.blocks
+            ],
+            "checkpoint": self.checkpoint,
+            "metadata": dict(self.metadata),
+        }
+
+
+class Tagger:
+    """A loaded checkpoint at an operating point. Make one with :func:`load_tagger`."""
+
+    def __init__(self, checkpoint: "Checkpoint", *, point: OperatingPoint) -> None:
+        from cot_probe.checkpoint import special_tokens
+
+        self.checkpoint = checkpoint
+        self.point = point
+        self._special: SpecialTokens = special_tokens(checkpoint.tokenizer)
+
+    def tag(self, item: str | Trace | Mapping[str, Any], *, context: str = "") -> TaggedTrace:
+        """Tag one trace: a string of reasoning, a :class:`Trace`, or a record (a row, a chat).
+
+        ``context`` (for a string) is what the model was told: command-disobedience is
+        judged better with it.
+        """
+        trace = _as_trace(item, 0, context)
+        return next(iter(self._tag_group([trace])))
+
+    def tag_many(self, items: Iterable[str | Trace | Mapping[str, Any]]) -> Iterator[TaggedTrace]:
+        """Tag traces as they come, several at a time; results in the order of the items."""
+        group: list[Trace] = []
+        size = 0
+        for number, item in enumerate(items):
+            trace = _as_trace(item, number, "")
+            group.append(trace)
+            size += sum(len(block.text) for block in trace.blocks)
+            if size >= _GROUP_CHARS or len(group) >= _GROUP_TRACES:
+                yield from self._tag_group(group)
+                group, size = [], 0
+        if group:
+            yield from self._tag_group(group)
+
+    def logits(self, traces: Sequence[Trace]) -> tuple[list[list[Sentence]], list["TraceLogits"]]:
+        """Sentences and raw logits of some traces: what calibration and evaluation start from."""
+        from cot_probe.encoder import encode
+
+        sentences = [sentences_of(trace) for trace in traces]
+        windows = self.windows(traces, sentences)
+        lengths = [len(some) for some in sentences]
+        encoder, padding = self.checkpoint.encoder, self._special.padding
+        return sentences, encode(encoder, windows, lengths, padding=padding)
+
+    def windows(self, traces: Sequence[Trace], sentences: Sequence[Sequence[Sentence]]) -> list[list[Window]]:
+        """Tokenise and lay the windows of some traces."""
+        flat = [sentence.text for some in sentences for sentence in some]
+        ids = iter(self._token_ids(flat))
+        layout = self.checkpoint.config.layout
+        laid = []
+        for trace, some in zip(traces, sentences, strict=True):
+            own = list(itertools.islice(ids, len(some)))
+            laid.append(lay_windows(own, self._context_ids(trace.context), layout=layout, special=self._special))
+        return laid
+
+    def _context_ids(self, context: str) -> list[int]:
+        if not context.strip():
+            return []
+        budget = self.checkpoint.config.layout.context_tokens
+        chosen = salient_instructions(
+            context, budget=budget, count=lambda texts: [len(ids) for ids in self._token_ids(texts)]
+        )
+        return self._token_ids([chosen])[0][:budget]
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids without special tokens. Lone surrogates, which no tokenizer takes, become U+FFFD."""
+        if not texts:
+            return []
+        clean = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+        encoded = self.checkpoint.tokenizer(
+            clean, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
+        return list(encoded["input_ids"])
+
+    def _tag_group(self, traces: Sequence[Trace]) -> Iterator[TaggedTrace]:
+        sentences, logits = self.logits(traces)
+        for trace, some, raw in zip(traces, sentences, logits, strict=True):
+            yield self._tagged(trace, some, raw)
+
+    def _tagged(self, trace: Trace, sentences: Sequence[Sentence], logits: "TraceLogits") -> TaggedTrace:
+        calibration = self.checkpoint.calibration
+        scores = calibration.trace_scores(logits.trace) if sentences else dict.fromkeys(TAGS, 0.0)
+        tags = decide(scores, self.point.traces, TAGS) if sentences else ()
+        tagged = self._tagged_sentences(sentences, logits) if sentences else ()
+        return TaggedTrace(
+            id=trace.id,
+            source=trace.source,
+            visibility=trace.visibility,
+            text=trace.text,
+            tags=tags,
+            stance=stance_of(_stances(tags, scores)),
+            harm_kind=_trace_kind(tagged, logits) if "strategic_harm" in tags else None,
+            scores=scores,
+            sentences=tagged,
+            blocks=_placed(trace),
+            checkpoint=self.checkpoint.signature,
+            metadata=trace.metadata,
+        )
+
+    def _tagged_sentences(
+        self, sentences: Sequence[Sentence], logits: "TraceLogits"
+    ) -> tuple[TaggedSentence, ...]:
+        scores = self.checkpoint.calibration.sentence_scores(logits.sentences)
+        kinds = logits.kinds.argmax(axis=1)
+        out = []
+        for sentence, row, kind in zip(sentences, scores.tolist(), kinds.tolist(), strict=True):
+            named = dict(zip(SENTENCE_LABELS, row, strict=True))
+            tags = decide(named, self.point.sentences, SENTENCE_LABELS)
+            out.append(
+                TaggedSentence(
+                    start=sentence.start,
+                    end=sentence.end,
+                    text=sentence.text,
+                    scores=named,
+                    tags=tags,
+                    harm_kind=HARM_KINDS[kind] if "strategic_harm" in tags else None,
+                )
+            )
+        return tuple(out)
+
+
+def load_tagger(
+    checkpoint: str | Path | None = None,
+    *,
+    fpr: float | None = None,
+    threshold: float | None = None,
+    device: str = "cpu",
+) -> Tagger:
+    """Load a tagger (the release checkpoint for None). Works offline.
+
+    Args:
+        checkpoint: a checkpoint folder.
+        fpr: tag at the operating point with this false-positive rate (default: 0.01); the
+            checkpoint says which it has.
+        threshold: instead, tag every score at or above this.
+        device: a torch device.
+
+    Raises:
+        CheckpointError: if the folder is missing, damaged or made for another taxonomy.
+        ValueError: if there is no such operating point.
+    """
+    from cot_probe.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint, device=device)
+    return Tagger(loaded, point=operating_point(loaded, fpr=fpr, threshold=threshold))
+
+
+def operating_point(checkpoint: "Checkpoint", *, fpr: float | None, threshold: float | None) -> OperatingPoint:
+    """The thresholds asked for: stored ones by false-positive rate, or one number for all."""
+    if threshold is None:
+        return checkpoint.calibration.at(fpr)
+    if fpr is not None:
+        raise ValueError("give a false-positive rate or a threshold, not both")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold:g}, expected a score between 0 and 1")
+    return OperatingPoint(
+        fpr=float("nan"),
+        sentences=dict.fromkeys(SENTENCE_LABELS, threshold),
+        traces=dict.fromkeys(TAGS, threshold),
+    )
+
+
+def sentences_of(trace: Trace) -> list[Sentence]:
+    """The sentences of a trace, offsets into ``trace.text``; none spans two blocks."""
+    out: list[Sentence] = []
+    offset = 0
+    blocks = trace.readable
+    for number, block in enumerate(blocks):
+        text = block.text if number == len(blocks) - 1 else block.text + BLOCK_SEPARATOR
+        out += [Sentence(start=s.start + offset, end=s.end + offset, text=s.text) for s in split(text)]
+        offset += len(text)
+    return out
+
+
+def _as_trace(item: str | Trace | Mapping[str, Any], number: int, context: str) -> Trace:
+    if isinstance(item, Trace):
+        return item
+    if isinstance(item, str):
+        return trace_of(item, id=str(number), context=context)
+    traces = traces_of(item, name="record", number=number)
+    if len(traces) != 1:
+        raise ValueError(f"the record holds {len(traces)} traces: use cot_probe.traces_of and tag_many")
+    return traces[0]
+
+
+def _stances(tags: tuple[str, ...], scores: Mapping[str, float]) -> set[str]:
+    """The stances found; where only ``eval_awareness`` reached its threshold, the likelier one."""
+    found = {tag for tag in tags if tag.startswith("states_")}
+    if "eval_awareness" in tags and not found:
+        found = {max(("states_test", "states_real"), key=lambda tag: scores[tag])}
+    return found
+
+
+def _trace_kind(sentences: Sequence[TaggedSentence], logits: "TraceLogits") -> str:
+    """The kind with the most evidence: softmax over kinds, weighted by each sentence's harm score."""
+    weights = np.array([sentence.scores["strategic_harm"] for sentence in sentences])
+    shifted = np.exp(logits.kinds - logits.kinds.max(axis=1, keepdims=True))
+    shares = shifted / shifted.sum(axis=1, keepdims=True)
+    return HARM_KINDS[int((weights**2 @ shares).argmax())]
+
+
+def _placed(trace: Trace) -> tuple[PlacedBlock, ...]:
+    placed, offset = [], 0
+    for block in trace.blocks:
+        length = len(block.text) if block.text.strip() else 0
+        placed.append(
+            PlacedBlock(
+                start=offset,
+                end=offset + length,
+                message=block.message,
+                field=block.field,
+                source_start=block.start,
+                visibility=block.visibility,
+            )
+        )
+        offset += length + len(BLOCK_SEPARATOR) if length else 0
+    return tuple(placed)
+
+
+def _sentence_dict(sentence: TaggedSentence) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "start": sentence.start,
+        "end": sentence.end,
+        "text": sentence.text,
+        "scores": {label: round(score, 6) for label, score in sentence.scores.items()},
+        "tags": list(sentence.tags),
+    }
+    if sentence.harm_kind is not None:
+        record["harm_kind"] = sentence.harm_kind
+    return record

@@ -1,0 +1,101 @@
+"""Tagged traces as a person wants to read them in a terminal."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cot_probe.tagger import TaggedSentence, TaggedTrace
+from cot_probe.taxonomy import PUBLIC_TAGS, TAGS
+from cot_probe.transcripts import Rejection
+
+_COLOURS = {
+    "strategic_harm": "red",
+    "command_disobedience": "magenta",
+    "eval_awareness": "cyan",
+    "states_test": "cyan",
+    "states_real": "blue",
+    "harm_rejected": "green",
+}
+_MOST_EVIDENCE = 8
+_MOST_CHARS = 400
+
+
+def print_trace(tagged: TaggedTrace, console: Console | None = None) -> None:
+    """Print tags with scores, then the evidence sentences in order."""
+    out = console or Console()
+    place = tagged.source.path or ""
+    if tagged.source.record is not None and place:
+        place += f" · record {tagged.source.record}"
+    out.print(f"\n[bold]{escape(tagged.id)}[/]  [dim]{escape(place)}[/]", highlight=False, soft_wrap=True)
+    if not tagged.readable:
+        out.print(f"  [yellow]nothing to read: reasoning {tagged.visibility}[/]", highlight=False)
+        return
+    out.print("  " + (_tag_line(tagged) or "[dim]no tag[/]"), highlight=False)
+    evidence = tagged.evidence
+    strongest = sorted(evidence, key=lambda sentence: -_peak(sentence))[:_MOST_EVIDENCE]
+    for sentence in sorted(strongest, key=lambda sentence: sentence.start):
+        out.print(_evidence_line(sentence), highlight=False)
+    if len(evidence) > len(strongest):
+        out.print(f"  [dim]… and {len(evidence) - len(strongest)} more evidence sentences[/]", highlight=False)
+    if tagged.tags and not evidence:
+        out.print("  [dim]no single sentence reaches its own threshold: the trace as a whole does[/]")
+
+
+def _tag_line(tagged: TaggedTrace) -> str:
+    parts = []
+    for tag in tagged.tags:
+        if tag in {"states_test", "states_real"} and "eval_awareness" in tagged.tags:
+            continue
+        detail = ""
+        if tag == "strategic_harm" and tagged.harm_kind:
+            detail = f" ({tagged.harm_kind})"
+        if tag == "eval_awareness" and tagged.stance:
+            detail = f" (stated {tagged.stance})"
+        parts.append(f"[bold {_COLOURS[tag]}]{tag}{detail}[/] {tagged.scores[tag]:.2f}")
+    return "   ".join(parts)
+
+
+def _evidence_line(sentence: TaggedSentence) -> str:
+    text = " ".join(sentence.text.split())
+    if len(text) > _MOST_CHARS:
+        text = text[:_MOST_CHARS] + "…"
+    marks = ", ".join(
+        f"[{_COLOURS[tag]}]{tag}{f':{sentence.harm_kind}' if tag == 'strategic_harm' else ''} "
+        f"{sentence.scores[tag]:.2f}[/]"
+        for tag in sentence.tags
+    )
+    return f"  [dim]{sentence.start:>6}[/]  {escape(text)}\n          {marks}"
+
+
+def _peak(sentence: TaggedSentence) -> float:
+    return max(sentence.scores[tag] for tag in sentence.tags)
+
+
+def print_summary(
+    traces: int,
+    sentences: int,
+    tags: Counter[str],
+    visibility: Counter[str],
+    rejections: Sequence[Rejection],
+    fpr: float,
+) -> None:
+    """Print the counts of a run to standard error."""
+    out = Console(stderr=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for tag in TAGS:
+        style = "bold" if tag in PUBLIC_TAGS else "dim"
+        share = f"{100 * tags[tag] / traces:.1f} %" if traces else ""
+        table.add_row(f"[{style}]{tag}[/]", str(tags[tag]), share)
+    rate = "a threshold of your own" if fpr != fpr else f"a false-positive rate of {100 * fpr:g} % on the dev split"
+    out.print(f"\n{traces} traces, {sentences} sentences, tagged at {rate}", highlight=False)
+    out.print(table)
+    hidden = visibility["redacted"] + visibility["absent"]
+    seen = ", ".join(f"{name} {count}" for name, count in visibility.items())
+    out.print(f"reasoning: {seen or 'none'}", highlight=False)
+    if hidden:
+        out.print(f"[yellow]{hidden} of {traces} traces had no reasoning to read: they are not clean, they are unread[/]")
+    if rejections:
+        out.print(f"[yellow]{len(rejections)} inputs could not be read (listed above)[/]")
