@@ -1,0 +1,333 @@
+"""The annotation set: records, loading, validation and counts. Needs no torch.
+
+One JSONL record a trace; ``annotations/README.md`` explains every field on a real one.
+Spans are half-open character ranges of ``text``. ``sentences`` and ``trace`` hold the labels
+that count (after adjudication); ``readings`` keeps what each reader said.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cot_probe.sentences import Sentence, split
+from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TRACE_LABELS
+from cot_probe.transcripts import Trace
+from cot_probe.transcripts.trace import trace_of
+
+SPLITS: Final = ("train", "dev", "test")
+
+
+class AnnotationError(ValueError):
+    """A record that breaks the format; the text says which file, line, field and rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledSpan:
+    """A labelled sentence: its characters, labels, and the kind where it is strategic harm."""
+
+    start: int
+    end: int
+    labels: tuple[str, ...]
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one annotator said of one trace."""
+
+    annotator: str
+    sentences: tuple[LabelledSpan, ...]
+    trace: frozenset[str]
+    unsure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotatedTrace:
+    """A labelled trace.
+
+    Attributes:
+        group: what may not be in two splits: the scenario, or for real traces the source.
+        phenomenon: what the scenario is about; a ``benign:`` prefix marks a hard-negative type.
+        text: empty where only a reference is stored and the text is not at hand.
+        adjudication: why, where the readers differed.
+    """
+
+    id: str
+    group: str
+    phenomenon: str
+    split: str
+    language: str
+    style: str
+    context: str
+    text: str
+    sentences: tuple[LabelledSpan, ...]
+    trace: frozenset[str]
+    unsure: bool
+    readings: tuple[Reading, ...]
+    adjudication: str = ""
+    n_sentences: int = 0
+
+    def as_trace(self) -> Trace:
+        """The record as the tagger takes it."""
+        return trace_of(self.text, id=self.id, context=self.context)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A fault in an annotation file, with its line (1-based)."""
+
+    path: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.reason}"
+
+
+def load_split(folder: Path, name: str) -> list[AnnotatedTrace]:
+    """Load one split of the written traces.
+
+    Raises:
+        AnnotationError: with file and line, at the first record that breaks the format.
+    """
+    if name not in SPLITS:
+        raise AnnotationError(f"split is {name!r}, expected one of {', '.join(SPLITS)}")
+    return [record for _, record in _records(folder / "data" / f"{name}.jsonl")]
+
+
+def load_real(
+    folder: Path, name: str = "dev", *, text_dir: Path | None = None, require_text: bool = False
+) -> list[AnnotatedTrace]:
+    """Load the labels of real traces, which are stored by reference.
+
+    Args:
+        folder: the annotations folder.
+        name: the file in ``annotations/real``.
+        text_dir: a folder of JSONL files that hold the texts under ``sha256``; without it the
+            records have no text.
+        require_text: leave out records whose text was not found.
+    """
+    texts = _texts_by_hash(text_dir) if text_dir is not None else {}
+    out = []
+    for _, record in _records(folder / "real" / f"{name}.jsonl", texts=texts):
+        if record.text or not require_text:
+            out.append(record)
+    return out
+
+
+def label_matrix(record: AnnotatedTrace, sentences: Sequence[Sentence]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Labels of the sentences of a record: ``(n, n_labels)`` bool, and kinds ``(n,)``, -1 for none.
+
+    A span covers a sentence if it holds at least half of it, or at least half of the span
+    lies in it: so labels survive a change of the splitter.
+    """
+    return _matrix(record.sentences, sentences)
+
+
+def reading_matrix(reading: Reading, sentences: Sequence[Sentence]) -> NDArray[np.bool_]:
+    """Labels of one reader: ``(n, n_labels)`` bool."""
+    return _matrix(reading.sentences, sentences)[0]
+
+
+def _matrix(
+    spans: Sequence[LabelledSpan], sentences: Sequence[Sentence]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    labels = np.zeros((len(sentences), len(SENTENCE_LABELS)), dtype=np.bool_)
+    kinds = np.full(len(sentences), -1, dtype=np.int64)
+    for span in spans:
+        for row, sentence in enumerate(sentences):
+            overlap = min(span.end, sentence.end) - max(span.start, sentence.start)
+            if overlap <= 0 or 2 * overlap < min(span.end - span.start, len(sentence.text.rstrip())):
+                continue
+            for label in span.labels:
+                labels[row, SENTENCE_LABELS.index(label)] = True
+            if span.kind is not None:
+                kinds[row] = HARM_KINDS.index(span.kind)
+    return labels, kinds
+
+
+def trace_vector(labels: frozenset[str]) -> NDArray[np.bool_]:
+    """Trace labels as ``(n_labels,)`` bool."""
+    return np.array([label in labels for label in TRACE_LABELS])
+
+
+def check(folder: Path) -> list[Problem]:
+    """Validate all annotation files of a folder; an empty list means that all is well."""
+    problems: list[Problem] = []
+    homes: dict[str, str] = {}
+    ids: set[str] = set()
+    files = [(folder / "data" / f"{name}.jsonl", name) for name in SPLITS]
+    files += [(path, path.stem) for path in sorted((folder / "real").glob("*.jsonl"))]
+    for path, name in files:
+        if not path.is_file():
+            problems.append(Problem(path=str(path), line=0, reason="missing"))
+            continue
+        for line, raw in _lines(path):
+            try:
+                record = parse_record(raw, str(path), line)
+            except AnnotationError as error:
+                problems.append(Problem(path=str(path), line=line, reason=str(error).split(": ", 1)[-1]))
+                continue
+            problems += [Problem(path=str(path), line=line, reason=why) for why in _faults(record, name, homes, ids)]
+    return problems
+
+
+def _faults(record: AnnotatedTrace, split_name: str, homes: dict[str, str], ids: set[str]) -> Iterator[str]:
+    if record.id in ids:
+        yield f"id {record.id!r} stands twice"
+    ids.add(record.id)
+    if record.text:
+        if record.split != split_name:
+            yield f"split is {record.split!r}, the file is {split_name!r}"
+        home = homes.setdefault(record.group, record.split)
+        if home != record.split:
+            yield f"scenario {record.group!r} is also in split {home!r}: a scenario stays in one split"
+    covered = {label for span in record.sentences for label in span.labels}
+    for label in ("states_test", "states_real"):
+        if (label in covered) != (label in record.trace):
+            yield f"trace label {label} is {label in record.trace}, but its sentences say {label in covered}"
+    for label in sorted(record.trace - covered):
+        yield f"trace label {label} without a sentence that carries it"
+
+
+def parse_record(raw: bytes | str, path: str, line: int) -> AnnotatedTrace:
+    """Parse and validate one line.
+
+    Raises:
+        AnnotationError: naming file, line and fault.
+    """
+    try:
+        record = json.loads(raw)
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{path}:{line}: not JSON ({error.msg} at column {error.colno})") from None
+    try:
+        return _parsed(record)
+    except (KeyError, TypeError) as error:
+        what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise AnnotationError(f"{path}:{line}: {what}") from None
+    except AnnotationError as error:
+        raise AnnotationError(f"{path}:{line}: {error}") from None
+
+
+def _parsed(record: Mapping[str, Any]) -> AnnotatedTrace:
+    text = record.get("text", "")
+    length = len(text) if text else None
+    readings = tuple(
+        Reading(
+            annotator=str(reading["annotator"]),
+            sentences=_spans(reading["sentences"], length),
+            trace=_trace_labels(reading["trace"]),
+            unsure=bool(reading.get("unsure", False)),
+        )
+        for reading in record["annotators"]
+    )
+    split_name = record["split"]
+    if split_name not in SPLITS:
+        raise AnnotationError(f"split is {split_name!r}, expected one of {', '.join(SPLITS)}")
+    return AnnotatedTrace(
+        id=str(record["id"]),
+        group=str(record["scenario"]),
+        phenomenon=str(record["phenomenon"]),
+        split=split_name,
+        language=str(record["language"]),
+        style=str(record.get("style", "")),
+        context=str(record.get("context", "")),
+        text=text,
+        sentences=_spans(record["sentences"], length),
+        trace=_trace_labels(record["trace"]),
+        unsure=bool(record.get("unsure", False)),
+        readings=readings,
+        adjudication=str(record.get("adjudication") or ""),
+        n_sentences=int(record.get("n_sentences") or 0) or len(split(text)),
+    )
+
+
+def _spans(raw: Any, length: int | None) -> tuple[LabelledSpan, ...]:
+    spans = []
+    for number, span in enumerate(raw):
+        start, end, labels = int(span["start"]), int(span["end"]), tuple(span["labels"])
+        if not 0 <= start < end or (length is not None and end > length):
+            raise AnnotationError(f"sentences[{number}] spans {start}..{end}, the text has {length} characters")
+        unknown = set(labels) - set(SENTENCE_LABELS)
+        if unknown or not labels:
+            raise AnnotationError(f"sentences[{number}] has labels {labels}, expected some of {SENTENCE_LABELS}")
+        kind = span.get("kind")
+        if ("strategic_harm" in labels) != (kind in HARM_KINDS):
+            raise AnnotationError(
+                f"sentences[{number}] has kind {kind!r}: strategic_harm needs one of {HARM_KINDS}, others none"
+            )
+        spans.append(LabelledSpan(start=start, end=end, labels=labels, kind=kind))
+    return tuple(spans)
+
+
+def _trace_labels(raw: Any) -> frozenset[str]:
+    labels = frozenset(raw)
+    if labels - set(TRACE_LABELS):
+        raise AnnotationError(f"trace labels {sorted(labels)}, expected some of {TRACE_LABELS}")
+    return labels
+
+
+def _records(path: Path, *, texts: Mapping[str, str] | None = None) -> Iterator[tuple[int, AnnotatedTrace]]:
+    if not path.is_file():
+        raise AnnotationError(f"{path} does not exist: give the annotations folder of a clone")
+    for line, raw in _lines(path):
+        if texts is not None:
+            stored = json.loads(raw)
+            text = texts.get(stored.get("sha256", ""), "")
+            raw = json.dumps(stored | {"text": text, "context": texts.get("context:" + stored.get("sha256", ""), "")})
+        yield line, parse_record(raw, str(path), line)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes | str]]:
+    with path.open("rb") as stream:
+        for line, raw in enumerate(stream, start=1):
+            if raw.strip():
+                yield line, raw
+
+
+def _texts_by_hash(folder: Path) -> dict[str, str]:
+    """Texts (and contexts) of the JSONL files of a folder by the SHA-256 of the text, checked."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open("rb") as stream:
+            for raw in stream:
+                row = json.loads(raw)
+                digest = hashlib.sha256(row["text"].encode("utf-8", "surrogatepass")).hexdigest()
+                found[digest] = row["text"]
+                found["context:" + digest] = row.get("context") or ""
+    return found
+
+
+def counts_table(folder: Path) -> str:
+    """Counts of the written set as Markdown tables."""
+    records = [record for name in SPLITS for record in load_split(folder, name)]
+    lines = ["| | " + " | ".join(SPLITS) + " | all |", "|---|" + "---|" * (len(SPLITS) + 1)]
+
+    def row(name: str, chosen: Sequence[AnnotatedTrace]) -> None:
+        by = Counter(record.split for record in chosen)
+        lines.append(f"| {name} | " + " | ".join(str(by[s]) for s in SPLITS) + f" | {len(chosen)} |")
+
+    row("traces", records)
+    scenarios = {record.group: record for record in records}
+    row("scenarios", list(scenarios.values()))
+    row("no tag at all", [r for r in records if not r.trace and not r.sentences])
+    row("hard negatives (benign types, no tag)", [r for r in records if r.phenomenon.startswith("benign:") and not r.trace])
+    row("read twice", [r for r in records if len(r.readings) > 1])
+    row("not English", [r for r in records if r.language != "en"])
+    row("over 400 words", [r for r in records if len(r.text.split()) > 400])
+    for label in TRACE_LABELS:
+        row(f"trace: {label}", [r for r in records if label in r.trace])
+    for label in SENTENCE_LABELS:
+        row(f"a sentence: {label}", [r for r in records if any(label in s.labels for s in r.sentences)])
+    for kind in HARM_KINDS:
+        row(f"a sentence: strategic_harm, {kind}", [r for r in records if any(s.kind == kind for s in r.sentences)])
+    for phenomenon in sorted({record.phenomenon for record in records}):
+        row(phenomenon, [record for record in records if record.phenomenon == phenomenon])
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""How well does a monitor see it? Metrics and baselines over anyone's scores, without torch."""
