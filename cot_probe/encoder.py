@@ -5,7 +5,7 @@ vector (labels, harm kind); the trace head reads all sentence vectors and logits
 because "considered and rejected" is not the maximum over sentences.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,7 +150,12 @@ class Encoder(nn.Module):
         sums.index_add_(0, rows, hidden[scored].to(sums.dtype))
         counts.index_add_(0, rows, torch.ones_like(rows, dtype=counts.dtype))
 
-    def vectors(self, batches: Sequence[Batch], n_sentences: int) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """One training step's pass: a batch that holds whole traces, to the logits of :meth:`read`."""
+        vectors, counts = self.vectors([batch], sum(lengths))
+        return self.read(vectors, counts, lengths)
+
+    def vectors(self, batches: Iterable[Batch], n_sentences: int) -> tuple[Tensor, Tensor]:
         """Sentence vectors ``(n_sentences, d)`` and token counts ``(n_sentences,)`` over some batches."""
         device = next(self.parameters()).device
         sums = torch.zeros(n_sentences, self.width, device=device)
@@ -201,7 +206,7 @@ def encode(
     device = next(encoder.parameters()).device
     with torch.inference_mode():
         batches = (_to(batch, device) for batch in _batches(work, padding=padding, batch_tokens=batch_tokens))
-        vectors, counts = encoder.vectors(batches, int(starts[-1]))  # type: ignore[arg-type]
+        vectors, counts = encoder.vectors(batches, int(starts[-1]))
         labels, kinds, heads = (part.float().cpu().numpy() for part in encoder.read(vectors, counts, lengths))
     return [
         TraceLogits(sentences=labels[a:b], kinds=kinds[a:b], trace=heads[at])

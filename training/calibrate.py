@@ -1,0 +1,152 @@
+"""A trained run to a checkpoint: fit calibration and thresholds on dev, write the folder.
+
+    python training/calibrate.py --run runs/release --out checkpoints/probe-minilm
+
+Calibration and thresholds are fitted on the dev split (with ``--real`` also on real traces
+labelled by reference and marked dev), never on test. Sentence thresholds are set at a tenth
+of the stated trace false-positive rate: a trace has many sentences.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from peft.tuners.lora import LoraLayer
+from train import Settings, light_state, load_trained
+
+from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split, trace_vector
+from cot_probe.calibration import Calibration, OperatingPoint, Scaling, fit_scaling, scale, tag_logits, threshold_at
+from cot_probe.checkpoint import Checkpoint, EncoderConfig, load_tokenizer, resolve_base, save_checkpoint
+from cot_probe.tagger import Tagger
+from cot_probe.taxonomy import SENTENCE_LABELS, TAGS, TRACE_LABELS
+
+FPRS = (0.001, 0.01, 0.05)
+SENTENCE_SHARE = 0.1
+"""Sentence thresholds are set at this share of the trace false-positive rate."""
+
+
+def split_state(run: Path, settings: Settings) -> tuple[dict[str, object], dict[str, object]]:
+    """Trained weights as half-precision adapters (``<module>.lora_A``) and heads."""
+    encoder = load_trained(settings, run / "best.safetensors")
+    adapter: dict[str, object] = {}
+    for name, module in encoder.body.named_modules():
+        if isinstance(module, LoraLayer):
+            adapter[f"{name}.lora_A"] = module.lora_A["default"].weight.detach().half()
+            adapter[f"{name}.lora_B"] = module.lora_B["default"].weight.detach().half()
+    heads = {name: tensor for name, tensor in light_state(encoder).items() if not name.startswith("body.")}
+    return adapter, heads
+
+
+def logits_and_labels(
+    tagger: Tagger, records: list[AnnotatedTrace]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:
+    """Sentence logits and labels, tag logits and tag labels, over some records."""
+    sentence_logits, sentence_labels, trace_logits, trace_labels = [], [], [], []
+    for at in range(0, len(records), 64):
+        some = records[at : at + 64]
+        sentences, logits = tagger.logits([record.as_trace() for record in some])
+        for record, own, raw in zip(some, sentences, logits, strict=True):
+            sentence_logits.append(raw.sentences)
+            sentence_labels.append(label_matrix(record, own)[0])
+            trace_logits.append(raw.trace)
+            trace_labels.append(tag_labels(record))
+    return (
+        np.concatenate(sentence_logits),
+        np.concatenate(sentence_labels),
+        tag_logits(np.stack(trace_logits)),
+        np.stack(trace_labels),
+    )
+
+
+def tag_labels(record: AnnotatedTrace) -> NDArray[np.bool_]:
+    """``(n_tags,)`` in the order of ``TAGS``."""
+    by_label = dict(zip(TRACE_LABELS, trace_vector(record.trace), strict=True))
+    by_label["eval_awareness"] = by_label["states_test"] or by_label["states_real"]
+    return np.array([by_label[tag] for tag in TAGS])
+
+
+def fit(tagger: Tagger, records: list[AnnotatedTrace]) -> Calibration:
+    """Fit scalings and thresholds. A label that dev lacks keeps its raw sigmoid."""
+    sentence_logits, sentence_labels, trace_logits, trace_labels = logits_and_labels(tagger, records)
+
+    def scaling(logits: NDArray[np.floating], labels: NDArray[np.bool_]) -> Scaling:
+        return fit_scaling(logits, labels) if labels.any() and not labels.all() else Scaling()
+
+    sentences = {k: scaling(sentence_logits[:, at], sentence_labels[:, at]) for at, k in enumerate(SENTENCE_LABELS)}
+    traces = {k: scaling(trace_logits[:, at], trace_labels[:, at]) for at, k in enumerate(TAGS)}
+
+    def thresholds(
+        logits: NDArray[np.floating], labels: NDArray[np.bool_], scalings: dict[str, Scaling], fpr: float
+    ) -> dict[str, float]:
+        return {
+            name: threshold_at(scale(logits[~labels[:, at], at], scaled), fpr)
+            for at, (name, scaled) in enumerate(scalings.items())
+        }
+
+    points = tuple(
+        OperatingPoint(
+            fpr=fpr,
+            sentences=thresholds(sentence_logits, sentence_labels, sentences, fpr * SENTENCE_SHARE),
+            traces=thresholds(trace_logits, trace_labels, traces, fpr),
+        )
+        for fpr in FPRS
+    )
+    about = {
+        "split": "dev",
+        "traces": len(records),
+        "sentences": len(sentence_labels),
+        "negatives": {tag: int((~trace_labels[:, at]).sum()) for at, tag in enumerate(TAGS)},
+        "positives": {tag: int(trace_labels[:, at].sum()) for at, tag in enumerate(TAGS)},
+    }
+    return Calibration(sentences=sentences, traces=traces, points=points, fitted_on=about)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder that train.py wrote")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--name", default=None, help="name in results (default: the folder's)")
+    parser.add_argument("--annotations", type=Path, default=Path("annotations"))
+    parser.add_argument("--real", action="append", default=[], help="also calibrate on dev traces of annotations/real/…")
+    parser.add_argument("--text-dir", type=Path, default=None)
+    args = parser.parse_args()
+    settings = Settings(**json.loads((args.run / "history.json").read_text())["settings"])
+    adapter, heads = split_state(args.run, settings)
+    config = EncoderConfig(
+        name=args.name or args.out.name,
+        base=settings.base,
+        layout=settings.layout,
+        hidden=settings.hidden,
+        lora_rank=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+    )
+    blank = Calibration(
+        sentences={name: Scaling() for name in SENTENCE_LABELS},
+        traces={name: Scaling() for name in TAGS},
+        points=(OperatingPoint(fpr=0.01, sentences={}, traces={}),),
+        fitted_on={},
+    )
+    base = resolve_base(settings.base, beside=Path("checkpoints/any"))
+    checkpoint = Checkpoint(
+        config=config,
+        encoder=load_trained(settings, args.run / "best.safetensors"),
+        tokenizer=load_tokenizer(base),
+        calibration=blank,
+        digest="uncalibrated",
+    )
+    records = load_split(args.annotations, "dev")
+    for name in args.real:
+        records += [r for r in load_real(args.annotations, name, text_dir=args.text_dir, require_text=True) if r.split == "dev"]
+    calibration = fit(Tagger(checkpoint, point=blank.points[0]), records)
+    history = (args.run / "history.json").read_text()
+    digest = save_checkpoint(
+        args.out, config=config, adapter=adapter, heads=heads, calibration=calibration, extra={"history.json": history}
+    )
+    print(f"{args.out}: calibrated on {len(records)} traces, digest {digest[:12]}")
+
+
+if __name__ == "__main__":
+    main()

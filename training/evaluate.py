@@ -1,0 +1,312 @@
+"""Evaluate a checkpoint beside two baselines: test split, and real traces by source.
+
+    python training/evaluate.py --checkpoint checkpoints/probe-minilm --real-dir PATH --write
+
+Prints Markdown tables; ``--write`` puts them into the checkpoint's metrics.json and
+README.md (the model card). Intervals are 95 % bootstrap, resampled by scenario (real traces:
+by trace). The baselines are the keyword list and TF-IDF with logistic regression, trained on
+the same training split, their thresholds chosen on dev like ours.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from calibrate import tag_labels
+from numpy.typing import NDArray
+
+from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split
+from cot_probe.calibration import threshold_at
+from cot_probe.checkpoint import default_checkpoint, write_manifest
+from cot_probe.monitorability import metrics
+from cot_probe.monitorability.baselines import TfidfMonitor, keyword_scores
+from cot_probe.sentences import split
+from cot_probe.tagger import Tagger, load_tagger
+from cot_probe.taxonomy import PUBLIC_TAGS, SENTENCE_LABELS, TAGS, TRACE_LABELS
+
+Scores = NDArray[np.float64]
+LEVELS = {"sentence": SENTENCE_LABELS, "trace": TAGS}
+METRIC_NAMES = ("AUROC", "AP", "F1", "TPR@1%FPR", "TPR@5%FPR", "ECE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One monitor's scores: sentences ``(n, n_labels)``, traces ``(n, n_tags)``."""
+
+    name: str
+    sentence: Scores
+    trace: Scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """True labels in the same order, and the group of each row for the bootstrap."""
+
+    sentence: NDArray[np.bool_]
+    trace: NDArray[np.bool_]
+    sentence_groups: tuple[str, ...]
+    trace_groups: tuple[str, ...]
+
+
+def labels_of(records: Sequence[AnnotatedTrace], group: Callable[[AnnotatedTrace], str]) -> Labels:
+    """Collect labels; ``group`` names what the bootstrap resamples."""
+    matrices = [label_matrix(record, split(record.text))[0] for record in records]
+    return Labels(
+        sentence=np.concatenate(matrices),
+        trace=np.stack([tag_labels(record) for record in records]),
+        sentence_groups=tuple(group(r) for r, m in zip(records, matrices, strict=True) for _ in range(len(m))),
+        trace_groups=tuple(group(record) for record in records),
+    )
+
+
+def our_scores(tagger: Tagger, records: Sequence[AnnotatedTrace]) -> Scored:
+    """Scores of the checkpoint."""
+    tagged = list(tagger.tag_many([record.as_trace() for record in records]))
+    rows = [[s.scores[label] for label in SENTENCE_LABELS] for trace in tagged for s in trace.sentences]
+    return Scored(
+        name="cot_probe",
+        sentence=np.array(rows, dtype=np.float64).reshape(-1, len(SENTENCE_LABELS)),
+        trace=np.array([[trace.scores[tag] for tag in TAGS] for trace in tagged]),
+    )
+
+
+def with_awareness(scores: Scores) -> Scores:
+    """Trace-label columns to tag columns; a baseline's ``eval_awareness`` is its larger stance."""
+    by = {label: scores[:, at] for at, label in enumerate(TRACE_LABELS)}
+    by["eval_awareness"] = np.maximum(by["states_test"], by["states_real"])
+    return np.stack([by[tag] for tag in TAGS], axis=1)
+
+
+def texts_of(records: Sequence[AnnotatedTrace]) -> tuple[list[str], list[str]]:
+    """Sentence texts and trace texts."""
+    return [s.text for r in records for s in split(r.text)], [r.text for r in records]
+
+
+class Baselines:
+    """Keyword list and TF-IDF, the latter fitted on the training split."""
+
+    def __init__(self, train: Sequence[AnnotatedTrace]) -> None:
+        sentences, traces = texts_of(train)
+        labels = labels_of(train, lambda record: record.group)
+        columns = [TAGS.index(label) for label in TRACE_LABELS]
+        self._sentence = TfidfMonitor().fit(sentences, labels.sentence)
+        self._trace = TfidfMonitor().fit(traces, labels.trace[:, columns])
+
+    def scores(self, records: Sequence[AnnotatedTrace]) -> list[Scored]:
+        """Scores of both baselines."""
+        sentences, traces = texts_of(records)
+        return [
+            Scored(
+                name="TF-IDF + LR",
+                sentence=self._sentence.scores(sentences),
+                trace=with_awareness(self._trace.scores(traces)),
+            ),
+            Scored(name="keywords", sentence=keyword_scores(sentences), trace=with_awareness(keyword_scores(traces))),
+        ]
+
+
+def thresholds_on_dev(dev: Scored, labels: Labels, fpr: float) -> dict[str, NDArray[np.float64]]:
+    """A baseline's thresholds, chosen on dev as ours are."""
+    out = {}
+    for level, share in (("sentence", 0.1), ("trace", 1.0)):
+        scores, wanted = getattr(dev, level), getattr(labels, level)
+        out[level] = np.array(
+            [threshold_at(scores[~wanted[:, at], at], fpr * share) for at in range(scores.shape[1])]
+        )
+    return out
+
+
+def figures(
+    scores: Scores, wanted: NDArray[np.bool_], groups: Sequence[str], threshold: float, draws: int
+) -> dict[str, metrics.Estimate]:
+    """All metrics of one label."""
+    chosen: dict[str, metrics.Metric] = {
+        "AUROC": metrics.auroc,
+        "AP": metrics.average_precision,
+        "F1": metrics.f1_at(threshold),
+        "TPR@1%FPR": metrics.tpr_at_fpr(0.01),
+        "TPR@5%FPR": metrics.tpr_at_fpr(0.05),
+        "ECE": metrics.expected_calibration_error,
+    }
+    return {name: metrics.estimate(metric, scores, wanted, groups, draws=draws) for name, metric in chosen.items()}
+
+
+def table(
+    scored: Sequence[Scored],
+    thresholds: Sequence[dict[str, NDArray[np.float64]]],
+    labels: Labels,
+    draws: int,
+    store: dict[str, Any],
+) -> str:
+    """One Markdown table over both levels; the figures also go into ``store``."""
+    lines = ["| level | label | monitor | n (positive) | " + " | ".join(METRIC_NAMES) + " |"]
+    lines.append("|---|---|---|---|" + "---|" * len(METRIC_NAMES))
+    for level, names in LEVELS.items():
+        wanted, groups = getattr(labels, level), getattr(labels, f"{level}_groups")
+        for at, name in enumerate(names):
+            for monitor, limits in zip(scored, thresholds, strict=True):
+                own = figures(getattr(monitor, level)[:, at], wanted[:, at], groups, float(limits[level][at]), draws)
+                store[f"{level}/{name}/{monitor.name}"] = {k: dataclasses.asdict(v) for k, v in own.items()}
+                count = f"{len(wanted)} ({int(wanted[:, at].sum())})"
+                cells = " | ".join(str(own[metric]) for metric in METRIC_NAMES)
+                lines.append(f"| {level} | {name} | {monitor.name} | {count} | {cells} |")
+    return "\n".join(lines)
+
+
+def paired(scored: Sequence[Scored], labels: Labels, draws: int, store: dict[str, Any]) -> str:
+    """Trace average precision: ours minus each baseline, paired by scenario."""
+    lines = ["| tag | against | difference in average precision |", "|---|---|---|"]
+    ours = scored[0]
+    for at, tag in enumerate(TAGS):
+        for other in scored[1:]:
+            gap = metrics.paired_difference(
+                metrics.average_precision,
+                ours.trace[:, at],
+                other.trace[:, at],
+                labels.trace[:, at],
+                labels.trace_groups,
+                draws=draws,
+            )
+            store[f"{tag}/{other.name}"] = dataclasses.asdict(gap)
+            lines.append(f"| {tag} | {other.name} | {gap} |")
+    return "\n".join(lines)
+
+
+def by_group(
+    ours: Scored, point: Any, records: Sequence[AnnotatedTrace], key: Callable[[AnnotatedTrace], str], title: str
+) -> str:
+    """Recall and false positives of the public tags at the operating point, by group."""
+    lines = [
+        f"| {title} | traces | " + " | ".join(f"{tag}: found / positive, false / negative" for tag in PUBLIC_TAGS) + " |",
+        "|---|---|" + "---|" * len(PUBLIC_TAGS),
+    ]
+    wanted = np.stack([tag_labels(record) for record in records])
+    names = np.array([key(record) for record in records])
+    for name in sorted(set(names)):
+        cells = []
+        for tag in PUBLIC_TAGS:
+            at = TAGS.index(tag)
+            said = ours.trace[names == name, at] >= point.traces[tag]
+            true = wanted[names == name, at]
+            cells.append(f"{(said & true).sum()} / {true.sum()}, {(said & ~true).sum()} / {(~true).sum()}")
+        lines.append(f"| {name} | {(names == name).sum()} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def stance_share(ours: Scored, point: Any, labels: Labels) -> str:
+    """How often the stance is right where eval-awareness was rightly found."""
+    columns = {tag: TAGS.index(tag) for tag in TAGS}
+    found = (ours.trace[:, columns["eval_awareness"]] >= point.traces["eval_awareness"]) & labels.trace[
+        :, columns["eval_awareness"]
+    ]
+    if not found.any():
+        return "stance: no true positive"
+    test, real = ours.trace[:, columns["states_test"]], ours.trace[:, columns["states_real"]]
+    right = np.where(test >= real, labels.trace[:, columns["states_test"]], labels.trace[:, columns["states_real"]])
+    return f"stance right (the likelier of the two is a true one): {int(right[found].sum())} of {int(found.sum())}"
+
+
+def annotation_hash(folder: Path) -> str:
+    """One hash over the annotation files."""
+    digest = hashlib.sha256()
+    for path in [*sorted((folder / "data").glob("*.jsonl")), *sorted((folder / "real").glob("*.jsonl"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def evaluate_on(
+    title: str,
+    tagger: Tagger,
+    records: Sequence[AnnotatedTrace],
+    dev: Sequence[AnnotatedTrace],
+    baselines: Baselines,
+    *,
+    by_scenario: bool,
+    draws: int,
+    store: dict[str, Any],
+) -> str:
+    """All tables for one set of traces, as Markdown."""
+    labels = labels_of(records, (lambda r: r.group) if by_scenario else (lambda r: r.id))
+    ours = our_scores(tagger, records)
+    scored = [ours, *baselines.scores(records)]
+    limits = [
+        {
+            "sentence": np.array([tagger.point.sentences[name] for name in SENTENCE_LABELS]),
+            "trace": np.array([tagger.point.traces[name] for name in TAGS]),
+        }
+    ]
+    dev_labels = labels_of(dev, lambda r: r.group)
+    limits += [thresholds_on_dev(monitor, dev_labels, tagger.point.fpr) for monitor in baselines.scores(dev)]
+    store["n_traces"], store["n_sentences"] = len(records), len(labels.sentence)
+    parts = [f"## {title}", ""]
+    parts += [table(scored, limits, labels, draws, store.setdefault("figures", {})), ""]
+    parts += [paired(scored, labels, draws, store.setdefault("paired", {})), ""]
+    parts += [stance_share(ours, tagger.point, labels), ""]
+    key = (lambda r: r.phenomenon) if by_scenario else (lambda r: r.group)
+    parts += [by_group(ours, tagger.point, records, key, "phenomenon" if by_scenario else "source"), ""]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=None)
+    parser.add_argument("--annotations", type=Path, default=Path("annotations"))
+    parser.add_argument("--real-dir", type=Path, default=None, help="folder with the texts of annotations/real/dev.jsonl")
+    parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
+    parser.add_argument("--split", default="test", choices=("dev", "test"))
+    parser.add_argument("--write", action="store_true", help="write metrics.json and the model card's tables")
+    args = parser.parse_args()
+    folder = args.checkpoint or default_checkpoint()
+    tagger = load_tagger(folder)
+    train, dev = load_split(args.annotations, "train"), load_split(args.annotations, "dev")
+    baselines = Baselines(train)
+    store: dict[str, Any] = {"annotations": annotation_hash(args.annotations), "draws": args.draws}
+    parts = [f"annotation set {store['annotations']}, thresholds at {100 * tagger.point.fpr:g} % FPR on dev\n"]
+    chosen = load_split(args.annotations, args.split)
+    title = f"{args.split} split (scenarios not in training)"
+    parts.append(
+        evaluate_on(
+            title, tagger, chosen, dev, baselines, by_scenario=True, draws=args.draws, store=store.setdefault(args.split, {})
+        )
+    )
+    real = [] if args.real_dir is None else load_real(args.annotations, text_dir=args.real_dir, require_text=True)
+    if real:
+        parts.append(
+            evaluate_on(
+                "real traces (annotations/real/dev)",
+                tagger,
+                real,
+                dev,
+                baselines,
+                by_scenario=False,
+                draws=args.draws,
+                store=store.setdefault("real", {}),
+            )
+        )
+    else:
+        parts.append("real traces: skipped, their texts are not at hand (give --real-dir)\n")
+    text = "\n".join(parts)
+    print(text)
+    if args.write:
+        write_results(folder, text, store)
+
+
+def write_results(folder: Path, text: str, store: dict[str, Any]) -> None:
+    """metrics.json, and the tables under the marker of the model card."""
+    (folder / "metrics.json").write_text(json.dumps(store, indent=1) + "\n")
+    card = folder / "README.md"
+    marker = "<!-- tables: training/evaluate.py --write -->"
+    head = card.read_text().split(marker)[0] if card.is_file() else f"# {folder.name}\n\n"
+    card.write_text(f"{head}{marker}\n\n{text}")
+    write_manifest(folder)
+
+
+if __name__ == "__main__":
+    main()

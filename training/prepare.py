@@ -1,0 +1,97 @@
+"""Annotations to training features: tokenised sentences with labels, as a datasets folder.
+
+    python training/prepare.py --out runs/release/data
+
+Writes a ``datasets.DatasetDict`` with the splits train and dev (test is never prepared for
+training), one row a trace: token ids of each sentence, token ids of the salient
+instructions, label matrices. With ``--real FILE --text-dir DIR`` real traces that
+``annotations/real/FILE.jsonl`` labels by reference join the training split.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedTokenizerBase
+
+from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split, trace_vector
+from cot_probe.checkpoint import load_tokenizer, resolve_base
+from cot_probe.sentences import split
+from cot_probe.windows import WindowLayout, salient_instructions
+
+
+def features(record: AnnotatedTrace, tokenizer: PreTrainedTokenizerBase, layout: WindowLayout) -> dict[str, Any]:
+    """One row: see the module's docstring. ``labels`` is ``(n_sentences, n_labels)`` of 0 and 1."""
+    sentences = split(record.text)
+    labels, kinds = label_matrix(record, sentences)
+
+    def ids_of(texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+
+    context = salient_instructions(
+        record.context, budget=layout.context_tokens, count=lambda texts: [len(ids) for ids in ids_of(texts)]
+    )
+    return {
+        "id": record.id,
+        "group": record.group,
+        "sentences": ids_of([sentence.text for sentence in sentences]),
+        "context": ids_of([context])[0][: layout.context_tokens] if context else [],
+        "labels": labels.astype(int).tolist(),
+        "kinds": kinds.tolist(),
+        "trace": trace_vector(record.trace).astype(int).tolist(),
+        "unsure": record.unsure,
+    }
+
+
+def prepare(
+    annotations: Path,
+    out: Path,
+    *,
+    base: str,
+    layout: WindowLayout,
+    real: Sequence[str] = (),
+    text_dir: Path | None = None,
+    limit: int | None = None,
+) -> DatasetDict:
+    """Build and save the features of train and dev."""
+    tokenizer = load_tokenizer(base)
+    parts = {name: load_split(annotations, name)[:limit] for name in ("train", "dev")}
+    for name in real:
+        found = load_real(annotations, name, text_dir=text_dir, require_text=True)
+        usable = [record for record in found if record.split == "train"]
+        print(f"{name}: {len(usable)} real traces with text at hand join the training split")
+        parts["train"] += usable
+    data = DatasetDict(
+        {name: Dataset.from_list([features(r, tokenizer, layout) for r in records]) for name, records in parts.items()}
+    )
+    data.save_to_disk(str(out))
+    return data
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", type=Path, default=Path("annotations"))
+    parser.add_argument("--base", default="base-minilm-l6", help="folder in checkpoints/, path, or Hugging Face name")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--max-tokens", type=int, default=512, help="window length")
+    parser.add_argument("--real", action="append", default=[], help="files of annotations/real to train on, by name")
+    parser.add_argument("--text-dir", type=Path, default=None, help="folder with the texts of the real traces")
+    parser.add_argument("--limit", type=int, default=None, help="first so many traces of each split only")
+    args = parser.parse_args()
+    base = resolve_base(args.base, beside=Path("checkpoints/any"))
+    layout = WindowLayout(max_tokens=args.max_tokens)
+    data = prepare(
+        args.annotations, args.out, base=base, layout=layout, real=args.real, text_dir=args.text_dir, limit=args.limit
+    )
+    for name, part in data.items():
+        sentences = sum(len(row) for row in part["labels"])
+        print(f"{name}: {len(part)} traces, {sentences} sentences")
+
+
+if __name__ == "__main__":
+    main()

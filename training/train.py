@@ -1,0 +1,393 @@
+"""Train the encoder: LoRA on the frozen base, sentence and trace heads.
+
+    accelerate launch training/train.py --data runs/release/data --out runs/release
+    python training/train.py --data runs/release/data --out runs/release --resume
+
+One process or several, CPU or GPU: the same script. Given the seed, a CPU run is
+deterministic; each epoch is a function of seed and epoch number, so that a run killed at any
+moment and started again with ``--resume`` goes on from the last whole epoch and ends with
+the same weights. Class imbalance: positives of each label are weighted by the square root
+of (negatives / positives), at most ``--max-weight``.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from augment import Augmentation, Example, augmented, plain
+from datasets import DatasetDict, load_from_disk
+from peft import LoraConfig, inject_adapter_in_model
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cot_probe.checkpoint import body_width, load_body, load_tokenizer, resolve_base, special_tokens
+from cot_probe.encoder import Batch, Encoder, collate
+from cot_probe.monitorability.metrics import average_precision
+from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TRACE_LABELS
+from cot_probe.windows import SpecialTokens, WindowLayout, lay_windows
+
+_CONSOLE = Console(stderr=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that a run depends on; written beside its weights."""
+
+    base: str
+    seed: int = 0
+    epochs: int = 8
+    patience: int = 3
+    learning_rate: float = 5e-4
+    head_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    batch_tokens: int = 4096
+    max_tokens: int = 512
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    hidden: int = 192
+    dropout: float = 0.1
+    max_weight: float = 6.0
+    kind_weight: float = 0.3
+    trace_weight: float = 0.5
+    bf16: bool = False
+    drop_context: float = 0.3
+    cut: float = 0.15
+    dilute: float = 0.25
+    mask: float = 0.05
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The probabilities of the changes to a row."""
+        return Augmentation(drop_context=self.drop_context, cut=self.cut, dilute=self.dilute, mask=self.mask)
+
+    @property
+    def layout(self) -> WindowLayout:
+        """The window sizes."""
+        return WindowLayout(max_tokens=self.max_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Labels of a batch: ``(n_sentences, n_labels)``, ``(n_sentences,)``, ``(n_traces, n_labels)``.
+
+    ``known`` ``(n_traces,)`` is 0 where a trace was cut and its trace labels are unknown.
+    """
+
+    labels: Tensor
+    kinds: Tensor
+    trace: Tensor
+    known: Tensor
+
+
+def build_encoder(settings: Settings) -> Encoder:
+    """The base with LoRA injected into every linear layer of its blocks, and fresh heads."""
+    base = resolve_base(settings.base, beside=Path("checkpoints/any"))
+    body = load_body(base)
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, module in body.named_modules()
+        if isinstance(module, nn.Linear) and ("layer" in name or "block" in name)
+    }
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=sorted(linear))
+    body = inject_adapter_in_model(config, body)
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad = "lora_" in name
+    _without_dropout(body)
+    return Encoder(body, width=body_width(base), hidden=settings.hidden, dropout=settings.dropout)
+
+
+def _without_dropout(body: nn.Module) -> None:
+    """Dropout in the frozen body costs two thirds of the speed on a CPU; token masking does its work."""
+    for module in body.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def light_state(encoder: Encoder) -> dict[str, Tensor]:
+    """What was trained: adapters and heads, by name, on the CPU."""
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in encoder.state_dict().items()
+        if "lora_" in name or not name.startswith("body.")
+    }
+
+
+def position_weights(rows: Sequence[dict[str, Any]], settings: Settings) -> tuple[Tensor, Tensor]:
+    """Weights of positives for sentence and for trace labels, ``(n_labels,)`` each."""
+    sentences = np.concatenate([np.array(row["labels"]).reshape(-1, len(SENTENCE_LABELS)) for row in rows])
+    traces = np.array([row["trace"] for row in rows])
+
+    def weight(labels: np.ndarray[Any, Any]) -> Tensor:
+        positives = labels.sum(axis=0).clip(min=1)
+        ratio = np.sqrt((len(labels) - positives) / positives).clip(1.0, settings.max_weight)
+        return torch.tensor(ratio, dtype=torch.float32)
+
+    return weight(sentences), weight(traces)
+
+
+def make_batch(
+    examples: Sequence[Example], layout: WindowLayout, special: SpecialTokens
+) -> tuple[Batch, list[int], Targets]:
+    """Windows and labels of several traces as one batch."""
+    windows, bases, lengths = [], [], []
+    row = 0
+    for example in examples:
+        laid = lay_windows(example.sentences, example.context, layout=layout, special=special)
+        windows += laid
+        bases += [row] * len(laid)
+        lengths.append(len(example.sentences))
+        row += len(example.sentences)
+    targets = Targets(
+        labels=torch.tensor([line for e in examples for line in e.labels], dtype=torch.float32),
+        kinds=torch.tensor([kind for e in examples for kind in e.kinds]),
+        trace=torch.tensor([e.trace or [0] * len(TRACE_LABELS) for e in examples], dtype=torch.float32),
+        known=torch.tensor([float(e.trace is not None) for e in examples]),
+    )
+    return collate(windows, bases, padding=special.padding), lengths, targets
+
+
+def loss_of(
+    logits: tuple[Tensor, Tensor, Tensor], targets: Targets, weights: tuple[Tensor, Tensor], settings: Settings
+) -> Tensor:
+    """Weighted binary cross-entropy of sentences and traces, cross-entropy of harm kinds."""
+    labels, kinds, traces = (part.float() for part in logits)
+    loss = nn.functional.binary_cross_entropy_with_logits(labels, targets.labels, pos_weight=weights[0])
+    harmful = targets.kinds >= 0
+    if harmful.any():
+        loss = loss + settings.kind_weight * nn.functional.cross_entropy(kinds[harmful], targets.kinds[harmful]) * min(
+            1.0, float(harmful.sum()) / 8
+        )
+    if targets.known.any():
+        each = nn.functional.binary_cross_entropy_with_logits(
+            traces, targets.trace, pos_weight=weights[1], reduction="none"
+        ).mean(dim=1)
+        loss = loss + settings.trace_weight * (each * targets.known).sum() / targets.known.sum()
+    return loss
+
+
+def batches_of_epoch(
+    rows: Sequence[dict[str, Any]], settings: Settings, epoch: int, *, mask_id: int, shard: tuple[int, int]
+) -> Iterator[list[Example]]:
+    """The augmented batches of one epoch for one process (``shard`` = index, count).
+
+    Drawn from seed and epoch alone. Every process gets the same number of batches.
+    """
+    rng = np.random.default_rng([settings.seed, epoch])
+    fillers = [row for row in rows if not any(row["trace"]) and not np.any(row["labels"])]
+    examples = [augmented(row, fillers, settings.augmentation, rng, mask_id=mask_id) for row in rows]
+    examples = [example for example in examples if any(example.sentences)]
+    sizes = np.array([sum(map(len, example.sentences)) for example in examples])
+    # Nearly sorted: batches of like lengths waste little padding, the noise keeps them mixed.
+    order = np.argsort(sizes * rng.uniform(0.7, 1.3, len(sizes)))
+    groups: list[list[Example]] = [[]]
+    size = 0
+    for at in order:
+        if groups[-1] and size + sizes[at] > settings.batch_tokens:
+            groups.append([])
+            size = 0
+        groups[-1].append(examples[at])
+        size += int(sizes[at])
+    rng.shuffle(groups)  # type: ignore[arg-type]
+    index, count = shard
+    whole = len(groups) + (-len(groups)) % count
+    for at in range(index, whole, count):
+        yield groups[at % len(groups)]
+
+
+def evaluate(
+    encoder: Encoder, rows: Sequence[dict[str, Any]], settings: Settings, special: SpecialTokens, device: torch.device
+) -> dict[str, float]:
+    """Average precision on dev per label, sentence and trace, and their mean ``score``."""
+    encoder.eval()
+    said: list[list[np.ndarray[Any, Any]]] = [[], []]
+    true: list[list[np.ndarray[Any, Any]]] = [[], []]
+    with torch.inference_mode():
+        for row in rows:
+            if not any(row["sentences"]):
+                continue
+            batch, lengths, targets = make_batch([plain(row)], settings.layout, special)
+            with _autocast(device, enabled=settings.bf16):
+                labels, _, trace = encoder(_moved(batch, device), lengths)
+            for at, (logits, wanted) in enumerate(((labels, targets.labels), (trace, targets.trace))):
+                said[at].append(logits.float().cpu().numpy())
+                true[at].append(wanted.numpy() > 0.5)
+    encoder.train()
+    out: dict[str, float] = {}
+    for at, level in enumerate(("sentence", "trace")):
+        logits, wanted = np.concatenate(said[at]), np.concatenate(true[at])
+        for column, label in enumerate(SENTENCE_LABELS):
+            value = average_precision(logits[:, column], wanted[:, column], np.ones(len(logits)))
+            out[f"{level}/{label}"] = round(value, 4)
+    out["score"] = round(float(np.nanmean(list(out.values()))), 4)
+    return out
+
+
+def _autocast(device: torch.device, *, enabled: bool) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _moved(record: Any, device: torch.device) -> Any:
+    """A frozen record of tensors on another device."""
+    fields = dataclasses.fields(record)
+    return type(record)(**{field.name: getattr(record, field.name).to(device) for field in fields})
+
+
+def train(data: DatasetDict, out: Path, settings: Settings, *, resume: bool) -> dict[str, Any]:
+    """Run the training; returns the history. Weights of the best epoch go to ``out/best.safetensors``."""
+    accelerator = Accelerator(mixed_precision="no")
+    set_seed(settings.seed)
+    device = accelerator.device
+    tokenizer = load_tokenizer(resolve_base(settings.base, beside=Path("checkpoints/any")))
+    special = special_tokens(tokenizer)
+    mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else special.padding
+    rows, dev = data["train"].to_list(), data["dev"].to_list()
+    weights = tuple(weight.to(device) for weight in position_weights(rows, settings))
+    encoder = build_encoder(settings)
+    adapters = [p for n, p in encoder.named_parameters() if "lora_" in n]
+    heads = [p for n, p in encoder.named_parameters() if not n.startswith("body.")]
+    optimizer = torch.optim.AdamW(
+        [{"params": adapters, "lr": settings.learning_rate}, {"params": heads, "lr": settings.head_rate}],
+        weight_decay=settings.weight_decay,
+    )
+    shard = (accelerator.process_index, accelerator.num_processes)
+    first = list(batches_of_epoch(rows, settings, 0, mask_id=mask_id, shard=shard))
+    steps = settings.epochs * len(first)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, settings.warmup))
+    model, optimizer = accelerator.prepare(encoder, optimizer)
+    history: dict[str, Any] = {"settings": dataclasses.asdict(settings), "epochs": []}
+    state_file = out / "state.pt"
+    if resume and state_file.is_file():
+        history = _restore(state_file, encoder, optimizer, schedule)
+    for epoch in range(len(history["epochs"]), settings.epochs):
+        if _stale(history["epochs"], settings.patience):
+            break
+        begun, total, count = time.monotonic(), 0.0, 0
+        torch.manual_seed(settings.seed * 1000 + epoch)
+        examples = batches_of_epoch(rows, settings, epoch, mask_id=mask_id, shard=shard)
+        for number, group in enumerate(examples):
+            batch, lengths, targets = make_batch(group, settings.layout, special)
+            with _autocast(device, enabled=settings.bf16):
+                logits = model(_moved(batch, device), lengths)
+            loss = loss_of(logits, _moved(targets, device), weights, settings)  # type: ignore[arg-type]
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            total, count = total + float(loss.detach()), count + 1
+            if accelerator.is_main_process and number % 20 == 19:
+                pace = (time.monotonic() - begun) / (number + 1)
+                _CONSOLE.print(f"epoch {epoch} batch {number + 1}/~{len(first)} loss {total / count:.4f} {pace:.2f} s/batch")
+        if accelerator.is_main_process:
+            figures = evaluate(encoder, dev, settings, special, device)
+            seconds = round(time.monotonic() - begun, 1)
+            history["epochs"].append({"epoch": epoch, "loss": round(total / count, 5), "seconds": seconds} | figures)
+            _CONSOLE.print(f"epoch {epoch}: loss {total / count:.4f}, dev score {figures['score']:.4f}, {seconds} s")
+            if figures["score"] >= max(entry["score"] for entry in history["epochs"]):
+                save_file(light_state(encoder), out / "best.safetensors")
+            _store(state_file, encoder, optimizer, schedule, history)
+        history = _shared(accelerator, history)
+    if accelerator.is_main_process:
+        (out / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+    return history
+
+
+def _shared(accelerator: Accelerator, history: dict[str, Any]) -> dict[str, Any]:
+    """The main process's history, in every process: early stopping must agree."""
+    if accelerator.num_processes == 1:
+        return history
+    from accelerate.utils import broadcast_object_list
+
+    shared: dict[str, Any] = broadcast_object_list([history], from_process=0)[0]
+    return shared
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up, then linear decay to zero."""
+    rise = max(1, int(warmup * steps))
+    return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
+
+
+def _stale(epochs: Sequence[dict[str, Any]], patience: int) -> bool:
+    """Whether the best epoch lies ``patience`` or more epochs back."""
+    if not epochs:
+        return False
+    best = max(range(len(epochs)), key=lambda at: epochs[at]["score"])
+    return len(epochs) - 1 - best >= patience
+
+
+def _store(path: Path, encoder: Encoder, optimizer: Any, schedule: Any, history: dict[str, Any]) -> None:
+    """Write the state under its name only once it is whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {
+            "model": light_state(encoder),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "history": history,
+        },
+        partial,
+    )
+    os.replace(partial, path)
+
+
+def _restore(path: Path, encoder: Encoder, optimizer: Any, schedule: Any) -> dict[str, Any]:
+    state = torch.load(path, weights_only=True)
+    encoder.load_state_dict(state["model"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    history: dict[str, Any] = state["history"]
+    _CONSOLE.print(f"resumed after epoch {len(history['epochs']) - 1}")
+    return history
+
+
+def load_trained(settings: Settings, weights: Path) -> Encoder:
+    """The encoder with the trained adapters and heads, in evaluation mode."""
+    encoder = build_encoder(settings)
+    missing = encoder.load_state_dict(load_file(weights), strict=False)
+    if missing.unexpected_keys:
+        raise SystemExit(f"{weights} has weights that this base does not: {missing.unexpected_keys[:3]}")
+    return encoder.eval()
+
+
+def main() -> None:
+    """Command line: every field of :class:`Settings` is an option."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch in --out")
+    for field in dataclasses.fields(Settings):
+        name = "--" + field.name.replace("_", "-")
+        if field.type is bool:
+            parser.add_argument(name, action="store_true")
+        elif field.name == "base":
+            parser.add_argument(name, default="base-minilm-l6")
+        else:
+            parser.add_argument(name, type=field.type, default=field.default)
+    args = parser.parse_args()
+    settings = Settings(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)})
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = load_from_disk(str(args.data))
+    begun = time.monotonic()
+    history = train(data, args.out, settings, resume=args.resume)  # type: ignore[arg-type]
+    best = max(history["epochs"], key=lambda entry: entry["score"])
+    print(f"best epoch {best['epoch']}: dev score {best['score']}; {time.monotonic() - begun:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
