@@ -69,14 +69,19 @@ class Checkpoint:
         return f"{self.config.name}@{self.digest[:12]}"
 
 
+def _shipped_folders() -> tuple[Path, Path]:
+    """Where checkpoints lie: in the installed package, in the clone around it."""
+    package = Path(__file__).resolve().parent
+    return package / "_checkpoints", package.parent / "checkpoints"
+
+
 def default_checkpoint() -> Path:
     """The release checkpoint: from the installed package, else from the clone around it.
 
     Raises:
         CheckpointError: if neither has one.
     """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "_checkpoints", package.parent / "checkpoints"):
+    for folder in _shipped_folders():
         pointer = folder / "default.json"
         if pointer.is_file():
             return folder / str(json.loads(pointer.read_text())["checkpoint"])
@@ -177,9 +182,10 @@ def verify(folder: Path) -> str:
     return _sha256(manifest)
 
 
-def resolve_base(base: str, *, beside: Path) -> str:
-    """The base's folder where there is one (beside the checkpoint, or a path), else its name."""
-    for folder in (beside.parent / base, Path(base)):
+def resolve_base(base: str, *, beside: Path | None = None) -> str:
+    """The base's folder where there is one: beside the checkpoint, a path, shipped; else its name."""
+    places = [] if beside is None else [beside.parent / base]
+    for folder in (*places, Path(base), *(shipped / base for shipped in _shipped_folders())):
         if (folder / "config.json").is_file():
             return str(folder)
     return base

@@ -129,7 +129,7 @@ def main() -> None:
         points=(OperatingPoint(fpr=0.01, sentences={}, traces={}),),
         fitted_on={},
     )
-    base = resolve_base(settings.base, beside=Path("checkpoints/any"))
+    base = resolve_base(settings.base)
     checkpoint = Checkpoint(
         config=config,
         encoder=load_trained(settings, args.run / "best.safetensors"),

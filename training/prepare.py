@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--text-dir", type=Path, default=None, help="folder with the texts of the real traces")
     parser.add_argument("--limit", type=int, default=None, help="first so many traces of each split only")
     args = parser.parse_args()
-    base = resolve_base(args.base, beside=Path("checkpoints/any"))
+    base = resolve_base(args.base)
     layout = WindowLayout(max_tokens=args.max_tokens)
     data = prepare(
         args.annotations, args.out, base=base, layout=layout, real=args.real, text_dir=args.text_dir, limit=args.limit

@@ -93,7 +93,7 @@ class Targets:
 
 def build_encoder(settings: Settings) -> Encoder:
     """The base with LoRA injected into every linear layer of its blocks, and fresh heads."""
-    base = resolve_base(settings.base, beside=Path("checkpoints/any"))
+    base = resolve_base(settings.base)
     body = load_body(base)
     linear = {
         name.rsplit(".", 1)[-1]
@@ -252,7 +252,7 @@ def train(data: DatasetDict, out: Path, settings: Settings, *, resume: bool) -> 
     accelerator = Accelerator(mixed_precision="no")
     set_seed(settings.seed)
     device = accelerator.device
-    tokenizer = load_tokenizer(resolve_base(settings.base, beside=Path("checkpoints/any")))
+    tokenizer = load_tokenizer(resolve_base(settings.base))
     special = special_tokens(tokenizer)
     mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else special.padding
     rows, dev = data["train"].to_list(), data["dev"].to_list()
