@@ -318,7 +318,10 @@ def counts_table(folder: Path) -> str:
     scenarios = {record.group: record for record in records}
     row("scenarios", list(scenarios.values()))
     row("no tag at all", [r for r in records if not r.trace and not r.sentences])
-    row("hard negatives (benign types, no tag)", [r for r in records if r.phenomenon.startswith("benign:") and not r.trace])
+    row(
+        "hard negatives (benign types, no tag)",
+        [r for r in records if r.phenomenon.startswith("benign:") and not r.trace],
+    )
     row("read twice", [r for r in records if len(r.readings) > 1])
     row("not English", [r for r in records if r.language != "en"])
     row("over 400 words", [r for r in records if len(r.text.split()) > 400])

@@ -205,7 +205,9 @@ def load_body(base: str) -> torch.nn.Module:
             base, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32, **options
         )
     except OSError as error:
-        raise CheckpointError(f"the base encoder {base!r} is neither a folder nor in the local cache: {error}") from None
+        raise CheckpointError(
+            f"the base encoder {base!r} is neither a folder nor in the local cache: {error}"
+        ) from None
     return body
 
 
@@ -291,7 +293,9 @@ def _auto_config(base: str) -> Any:
     try:
         return AutoConfig.from_pretrained(base, local_files_only=True)
     except OSError as error:
-        raise CheckpointError(f"the base encoder {base!r} is neither a folder nor in the local cache: {error}") from None
+        raise CheckpointError(
+            f"the base encoder {base!r} is neither a folder nor in the local cache: {error}"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ vector (labels, harm kind); the trace head reads all sentence vectors and logits
 because "considered and rejected" is not the maximum over sentences.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -133,6 +134,8 @@ class Encoder(nn.Module):
     def __init__(self, body: nn.Module, *, width: int, hidden: int = 192, dropout: float = 0.1) -> None:
         super().__init__()
         self.body = body
+        # Sentence-embedding bases give vectors of small scale, on which fresh heads learn slowly.
+        self.norm = nn.LayerNorm(width)
         self.sentence_head = SentenceHead(width, hidden=hidden, dropout=dropout)
         self.trace_head = TraceHead(width, hidden=hidden // 2, dropout=dropout)
         self.width = width
@@ -170,6 +173,7 @@ class Encoder(nn.Module):
         Returns sentence logits ``(n_sentences, n_labels)``, kind logits
         ``(n_sentences, n_kinds)`` and trace logits ``(n_traces, n_labels)``.
         """
+        vectors = self.norm(vectors)
         labels, kinds = self.sentence_head(vectors)
         labels = torch.where(counts.unsqueeze(1) > 0, labels, torch.full_like(labels, _EMPTY_LOGIT))
         traces, begin = [], 0
@@ -210,7 +214,7 @@ def encode(
         labels, kinds, heads = (part.float().cpu().numpy() for part in encoder.read(vectors, counts, lengths))
     return [
         TraceLogits(sentences=labels[a:b], kinds=kinds[a:b], trace=heads[at])
-        for at, (a, b) in enumerate(zip(starts[:-1], starts[1:], strict=True))
+        for at, (a, b) in enumerate(itertools.pairwise(starts))
     ]
 
 

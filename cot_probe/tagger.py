@@ -208,9 +208,7 @@ class Tagger:
             metadata=trace.metadata,
         )
 
-    def _tagged_sentences(
-        self, sentences: Sequence[Sentence], logits: "TraceLogits"
-    ) -> tuple[TaggedSentence, ...]:
+    def _tagged_sentences(self, sentences: Sequence[Sentence], logits: "TraceLogits") -> tuple[TaggedSentence, ...]:
         scores = self.checkpoint.calibration.sentence_scores(logits.sentences)
         kinds = logits.kinds.argmax(axis=1)
         out = []

@@ -96,6 +96,8 @@ def print_summary(
     seen = ", ".join(f"{name} {count}" for name, count in visibility.items())
     out.print(f"reasoning: {seen or 'none'}", highlight=False)
     if hidden:
-        out.print(f"[yellow]{hidden} of {traces} traces had no reasoning to read: they are not clean, they are unread[/]")
+        out.print(
+            f"[yellow]{hidden} of {traces} traces had no reasoning to read: they are not clean, they are unread[/]"
+        )
     if rejections:
         out.print(f"[yellow]{len(rejections)} inputs could not be read (listed above)[/]")

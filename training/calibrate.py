@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
-from train import Settings, light_state, load_trained
 
 from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split, trace_vector
 from cot_probe.calibration import Calibration, OperatingPoint, Scaling, fit_scaling, scale, tag_logits, threshold_at
 from cot_probe.checkpoint import Checkpoint, EncoderConfig, load_tokenizer, resolve_base, save_checkpoint
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import SENTENCE_LABELS, TAGS, TRACE_LABELS
+from train import Settings, light_state, load_trained
 
 FPRS = (0.001, 0.01, 0.05)
 SENTENCE_SHARE = 0.1
@@ -110,7 +110,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--name", default=None, help="name in results (default: the folder's)")
     parser.add_argument("--annotations", type=Path, default=Path("annotations"))
-    parser.add_argument("--real", action="append", default=[], help="also calibrate on dev traces of annotations/real/…")
+    parser.add_argument(
+        "--real", action="append", default=[], help="also calibrate on dev traces of annotations/real/…"
+    )
     parser.add_argument("--text-dir", type=Path, default=None)
     args = parser.parse_args()
     settings = Settings(**json.loads((args.run / "history.json").read_text())["settings"])
@@ -139,7 +141,9 @@ def main() -> None:
     )
     records = load_split(args.annotations, "dev")
     for name in args.real:
-        records += [r for r in load_real(args.annotations, name, text_dir=args.text_dir, require_text=True) if r.split == "dev"]
+        records += [
+            r for r in load_real(args.annotations, name, text_dir=args.text_dir, require_text=True) if r.split == "dev"
+        ]
     calibration = fit(Tagger(checkpoint, point=blank.points[0]), records)
     history = (args.run / "history.json").read_text()
     digest = save_checkpoint(

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibrate import tag_labels
 from numpy.typing import NDArray
 
+from calibrate import tag_labels
 from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split
 from cot_probe.calibration import threshold_at
 from cot_probe.checkpoint import default_checkpoint, write_manifest
@@ -116,9 +116,7 @@ def thresholds_on_dev(dev: Scored, labels: Labels, fpr: float) -> dict[str, NDAr
     out = {}
     for level, share in (("sentence", 0.1), ("trace", 1.0)):
         scores, wanted = getattr(dev, level), getattr(labels, level)
-        out[level] = np.array(
-            [threshold_at(scores[~wanted[:, at], at], fpr * share) for at in range(scores.shape[1])]
-        )
+        out[level] = np.array([threshold_at(scores[~wanted[:, at], at], fpr * share) for at in range(scores.shape[1])])
     return out
 
 
@@ -183,7 +181,9 @@ def by_group(
 ) -> str:
     """Recall and false positives of the public tags at the operating point, by group."""
     lines = [
-        f"| {title} | traces | " + " | ".join(f"{tag}: found / positive, false / negative" for tag in PUBLIC_TAGS) + " |",
+        f"| {title} | traces | "
+        + " | ".join(f"{tag}: found / positive, false / negative" for tag in PUBLIC_TAGS)
+        + " |",
         "|---|---|" + "---|" * len(PUBLIC_TAGS),
     ]
     wanted = np.stack([tag_labels(record) for record in records])
@@ -258,7 +258,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--annotations", type=Path, default=Path("annotations"))
-    parser.add_argument("--real-dir", type=Path, default=None, help="folder with the texts of annotations/real/dev.jsonl")
+    parser.add_argument(
+        "--real-dir", type=Path, default=None, help="folder with the texts of annotations/real/dev.jsonl"
+    )
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--write", action="store_true", help="write metrics.json and the model card's tables")
@@ -273,7 +275,14 @@ def main() -> None:
     title = f"{args.split} split (scenarios not in training)"
     parts.append(
         evaluate_on(
-            title, tagger, chosen, dev, baselines, by_scenario=True, draws=args.draws, store=store.setdefault(args.split, {})
+            title,
+            tagger,
+            chosen,
+            dev,
+            baselines,
+            by_scenario=True,
+            draws=args.draws,
+            store=store.setdefault(args.split, {}),
         )
     )
     real = [] if args.real_dir is None else load_real(args.annotations, text_dir=args.real_dir, require_text=True)

@@ -24,17 +24,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from augment import Augmentation, Example, augmented, plain
 from datasets import DatasetDict, load_from_disk
 from peft import LoraConfig, inject_adapter_in_model
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from augment import Augmentation, Example, augmented, plain
 from cot_probe.checkpoint import body_width, load_body, load_tokenizer, resolve_base, special_tokens
 from cot_probe.encoder import Batch, Encoder, collate
 from cot_probe.monitorability.metrics import average_precision
-from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TRACE_LABELS
+from cot_probe.taxonomy import SENTENCE_LABELS, TRACE_LABELS
 from cot_probe.windows import SpecialTokens, WindowLayout, lay_windows
 
 _CONSOLE = Console(stderr=True)
@@ -292,7 +292,9 @@ def train(data: DatasetDict, out: Path, settings: Settings, *, resume: bool) -> 
             total, count = total + float(loss.detach()), count + 1
             if accelerator.is_main_process and number % 20 == 19:
                 pace = (time.monotonic() - begun) / (number + 1)
-                _CONSOLE.print(f"epoch {epoch} batch {number + 1}/~{len(first)} loss {total / count:.4f} {pace:.2f} s/batch")
+                _CONSOLE.print(
+                    f"epoch {epoch} batch {number + 1}/~{len(first)} loss {total / count:.4f} {pace:.2f} s/batch"
+                )
         if accelerator.is_main_process:
             figures = evaluate(encoder, dev, settings, special, device)
             seconds = round(time.monotonic() - begun, 1)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from cot_probe.transcripts.tags import blocks_in
-from cot_probe.transcripts.trace import Block
+from cot_probe.transcripts.trace import Block, Visibility
 
 REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "thought")
 """Fields of a message that hold raw reasoning, in order of preference (most specific first)."""
@@ -131,7 +131,7 @@ def visible_text(content: Any) -> str:
 def _whole(value: Any, index: int | None, place: str, *, summary: bool = False) -> list[Block]:
     if not isinstance(value, str) or not value.strip():
         return []
-    visibility = "summary" if summary else "full"
+    visibility: Visibility = "summary" if summary else "full"
     return [Block(text=value, visibility=visibility, message=index, field=place, end=len(value))]
 
 

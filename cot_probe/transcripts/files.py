@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 
 from cot_probe.transcripts import chat, responses, rows
 from cot_probe.transcripts.content import ShapeError
@@ -21,6 +21,14 @@ MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 """Largest single record (a JSONL line, or a whole JSON or text file) that is read."""
 SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".txt", ".md", ".log", ".gz")
 """File names that a folder is searched for."""
+
+
+class LineReader(Protocol):
+    """What can be read by lines; ``size`` bounds the bytes of one."""
+
+    def readline(self, size: int, /) -> bytes:
+        """Return a line with its LF, or as much of it as ``size`` allows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +157,7 @@ def _read_document(data: bytes, name: str, format: str | None) -> Iterator[Trace
         yield from _read_record(item, name, number, None, format)
 
 
-def _read_lines(stream: BinaryIO, name: str, format: str | None) -> Iterator[Trace | Rejection]:
+def _read_lines(stream: LineReader, name: str, format: str | None) -> Iterator[Trace | Rejection]:
     number = 0
     for line_number, line in enumerate(_lines(stream), start=1):
         if line is None:
@@ -188,7 +196,7 @@ def _read_text(stream: BinaryIO, name: str) -> Iterator[Trace | Rejection]:
     yield from rows.read_text(text, Source(path=name, record=0), id=Path(name).stem)
 
 
-def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+def _lines(stream: LineReader) -> Iterator[bytes | None]:
     """Lines split on LF alone; None for one that is over the bound (it is skipped whole)."""
     while line := stream.readline(MAX_RECORD_BYTES + 1):
         if len(line) <= MAX_RECORD_BYTES:
@@ -199,16 +207,16 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-class _Joined(io.RawIOBase):
-    """The part of a stream already read, then the rest of it: only ``readline`` is used."""
+class _Joined:
+    """The part of a stream already read, then the rest of it."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = io.BytesIO(head)
         self._rest = rest
 
-    def readline(self, size: int | None = -1, /) -> bytes:
+    def readline(self, size: int, /) -> bytes:
         line = self._head.readline(size)
-        return line if line.endswith(b"\n") else line + self._rest.readline(size)
+        return line if line.endswith(b"\n") else line + self._rest.readline(size - len(line))
 
 
 def decode(data: bytes) -> str:

@@ -54,6 +54,4 @@ def _context(envelope: Mapping[str, Any], items: Any) -> str:
 
 
 def _is_item(item: Any, types: set[str] | None) -> bool:
-    return (
-        isinstance(item, Mapping) and isinstance(item.get("type"), str) and (types is None or item["type"] in types)
-    )
+    return isinstance(item, Mapping) and isinstance(item.get("type"), str) and (types is None or item["type"] in types)
