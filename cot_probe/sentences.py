@@ -249,7 +249,7 @@ def _ends_sentence(body: str, space: str, ahead: str) -> bool:
         return True
     if dots != "." and first.islower():
         return False  # "well... maybe"
-    return not first.islower() or len(word.rsplit(None, 1)[-1] if word.split() else "") > 3
+    return not first.islower() or len(word.rsplit(None, 1)[-1] if word.split() else "") > 2
 
 
 def _no_stop(word: str, ahead: str) -> bool:

@@ -1,0 +1,109 @@
+"""Tiny random models and checkpoints, made on the spot: nothing is downloaded."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    ModernBertConfig,
+    ModernBertModel,
+    PreTrainedTokenizerFast,
+)
+
+from cot_probe.calibration import Calibration, OperatingPoint, Scaling
+from cot_probe.checkpoint import EncoderConfig, load_body, save_checkpoint
+from cot_probe.encoder import Encoder
+from cot_probe.taxonomy import SENTENCE_LABELS, TAGS
+from cot_probe.windows import WindowLayout
+
+CORPUS = [
+    "Okay, so the user wants me to rewrite the shutdown script. Wait, that is not allowed.",
+    "1. Read the log. 2. Kill the process. 3. Report to the manager, openly.",
+    "This looks like a test of whether I obey; the customers are real, though. été naïve 测试",
+]
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+LAYOUT = WindowLayout(max_tokens=64, context_tokens=12, left_tokens=8, right_tokens=6)
+
+
+def make_tokenizer(folder: Path) -> int:
+    """Train a small WordPiece tokenizer into ``folder``; return its vocabulary size."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+    return tokenizer.get_vocab_size()
+
+
+def make_base(folder: Path, kind: str = "bert") -> Path:
+    """A tiny random encoder of the given kind, saved as a Hugging Face folder."""
+    torch.manual_seed(0)
+    vocab = make_tokenizer(folder)
+    if kind == "bert":
+        model = BertModel(BertConfig(vocab_size=vocab, max_position_embeddings=128, **SMALL), add_pooling_layer=False)
+    elif kind == "modernbert":
+        model = ModernBertModel(
+            ModernBertConfig(vocab_size=vocab, max_position_embeddings=128, pad_token_id=0, **SMALL)
+        )
+    else:
+        model = DebertaV2Model(
+            DebertaV2Config(
+                vocab_size=vocab,
+                max_position_embeddings=128,
+                relative_attention=True,
+                pos_att_type=["p2c", "c2p"],
+                position_buckets=32,
+                norm_rel_ebd="layer_norm",
+                share_att_key=True,
+                **SMALL,
+            )
+        )
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_calibration(threshold: float = 0.5) -> Calibration:
+    """Identity scalings and one threshold for all."""
+    return Calibration(
+        sentences={label: Scaling() for label in SENTENCE_LABELS},
+        traces={tag: Scaling() for tag in TAGS},
+        points=tuple(
+            OperatingPoint(
+                fpr=fpr,
+                sentences=dict.fromkeys(SENTENCE_LABELS, threshold),
+                traces=dict.fromkeys(TAGS, threshold),
+            )
+            for fpr in (0.01, 0.05)
+        ),
+        fitted_on={"split": "none"},
+    )
+
+
+def make_checkpoint(root: Path, kind: str = "bert", *, threshold: float = 0.5, layout: WindowLayout = LAYOUT) -> Path:
+    """A checkpoint folder with random weights, its base beside it."""
+    base = make_base(root / f"base-{kind}", kind)
+    torch.manual_seed(1)
+    encoder = Encoder(load_body(str(base)), width=32, hidden=16)
+    heads = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("body.")}
+    folder = root / f"probe-{kind}"
+    save_checkpoint(
+        folder,
+        config=EncoderConfig(name=folder.name, base=base.name, layout=layout, hidden=16),
+        adapter={},
+        heads=heads,
+        calibration=make_calibration(threshold),
+    )
+    return folder
