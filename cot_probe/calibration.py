@@ -127,16 +127,16 @@ def fit_scaling(logits: FloatArray, labels: NDArray[np.bool_], *, iterations: in
 def threshold_at(negative_scores: FloatArray, fpr: float) -> float:
     """The smallest threshold at which at most ``fpr`` of the negatives are tagged.
 
-    This is the split-conformal quantile: of ``n`` negatives at most ``floor(fpr * (n + 1))``
-    may lie at or above it, so that a new exchangeable negative is tagged with probability at
-    most ``fpr`` (Vovk et al. 2005). With too few negatives for the rate the threshold lies
-    just above the largest negative seen.
+    This is the split-conformal quantile (Vovk et al. 2005): the threshold lies just above
+    the ``k``-th largest of ``n`` negatives, ``k = floor(fpr * (n + 1))``, so that a new
+    exchangeable negative is tagged with probability at most ``fpr``. With too few negatives
+    for the rate (``k = 0``) it lies just above the largest seen, which holds for ``1 / (n + 1)``.
     """
     ordered = np.sort(np.asarray(negative_scores, dtype=np.float64))[::-1]
     if not len(ordered):
         return 0.5
-    allowed = min(int(np.floor(fpr * (len(ordered) + 1))), len(ordered) - 1)
-    return float(min(np.nextafter(ordered[allowed], 2.0), 1.0))
+    rank = max(int(np.floor(fpr * (len(ordered) + 1))), 1)
+    return float(min(np.nextafter(ordered[min(rank, len(ordered)) - 1], 2.0), 1.0))
 
 
 def decide(scores: Mapping[str, float], thresholds: Mapping[str, float], order: Sequence[str]) -> tuple[str, ...]:

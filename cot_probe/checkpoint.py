@@ -39,12 +39,13 @@ class EncoderConfig:
     """What is needed to build the encoder around a base; stored as ``config.json``.
 
     ``base`` is a folder name beside the checkpoint, a path, or a Hugging Face name that is
-    already in the local cache.
+    already in the local cache. ``layers`` are the hidden states that sentences are pooled from.
     """
 
     name: str
     base: str
     layout: WindowLayout
+    layers: tuple[int, ...]
     hidden: int = 192
     lora_rank: int = 0
     lora_alpha: float = 0.0
@@ -100,9 +101,10 @@ def load_checkpoint(path: str | Path | None = None, *, device: str = "cpu") -> C
     _check_taxonomy(raw, folder)
     layout = WindowLayout(**raw["layout"])
     known = {field.name for field in dataclasses.fields(EncoderConfig)} - {"layout"}
-    config = EncoderConfig(layout=layout, **{key: raw[key] for key in known})
+    config = EncoderConfig(layout=layout, **({key: raw[key] for key in known} | {"layers": tuple(raw["layers"])}))
     base = resolve_base(config.base, beside=folder)
-    encoder = Encoder(load_body(base), width=body_width(base), hidden=config.hidden)
+    check_length(base, layout)
+    encoder = Encoder(load_body(base), width=body_width(base), layers=config.layers, hidden=config.hidden)
     if config.lora_rank:
         merge_lora(encoder, load_file(folder / "adapter.safetensors"), config)
     heads = load_file(folder / "heads.safetensors")
@@ -214,6 +216,20 @@ def load_body(base: str) -> torch.nn.Module:
 def body_width(base: str) -> int:
     """Width of the vectors that the base gives."""
     return int(_auto_config(base).hidden_size)
+
+
+def check_length(base: str, layout: WindowLayout) -> None:
+    """Refuse windows that are longer than the base has positions for.
+
+    Raises:
+        CheckpointError: with both lengths.
+    """
+    config = _auto_config(base)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and layout.max_tokens > positions:
+        raise CheckpointError(
+            f"windows of {layout.max_tokens} tokens, but the base {base} takes at most {positions}: choose shorter ones"
+        )
 
 
 def load_tokenizer(base: str) -> "PreTrainedTokenizerBase":

@@ -128,17 +128,23 @@ class TraceHead(nn.Module):
 class Encoder(nn.Module):
     """A Hugging Face encoder body with sentence and trace heads.
 
-    ``body`` is any model that returns ``last_hidden_state`` (BERT, ModernBERT, DeBERTa ...).
+    ``body`` is any model that returns ``hidden_states`` (BERT, ModernBERT, DeBERTa ...). A
+    sentence's vector is the mean over its tokens, of the states after each of ``layers``
+    (0 is the embedding), side by side: the last layer of a sentence-embedding base has
+    forgotten much of what single sentences say, middle layers have not.
     """
 
-    def __init__(self, body: nn.Module, *, width: int, hidden: int = 192, dropout: float = 0.1) -> None:
+    def __init__(
+        self, body: nn.Module, *, width: int, layers: Sequence[int], hidden: int = 192, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.body = body
-        # Sentence-embedding bases give vectors of small scale, on which fresh heads learn slowly.
-        self.norm = nn.LayerNorm(width)
-        self.sentence_head = SentenceHead(width, hidden=hidden, dropout=dropout)
-        self.trace_head = TraceHead(width, hidden=hidden // 2, dropout=dropout)
-        self.width = width
+        self.layers = tuple(layers)
+        self.width = width * len(self.layers)
+        # Layers differ in scale, and fresh heads learn slowly on vectors of small scale.
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.layers)
+        self.sentence_head = SentenceHead(self.width, hidden=hidden, dropout=dropout)
+        self.trace_head = TraceHead(self.width, hidden=hidden // 2, dropout=dropout)
         kinds = getattr(getattr(body, "config", None), "type_vocab_size", 0) or 0
         self._takes_types = kinds > 1
 
@@ -147,7 +153,8 @@ class Encoder(nn.Module):
         inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
         if self._takes_types:
             inputs["token_type_ids"] = batch.types
-        hidden = self.body(**inputs).last_hidden_state
+        states = self.body(**inputs, output_hidden_states=True).hidden_states
+        hidden = torch.cat([states[layer] for layer in self.layers], dim=-1)
         scored = batch.owners >= 0
         rows = batch.owners[scored]
         sums.index_add_(0, rows, hidden[scored].to(sums.dtype))
@@ -173,7 +180,8 @@ class Encoder(nn.Module):
         Returns sentence logits ``(n_sentences, n_labels)``, kind logits
         ``(n_sentences, n_kinds)`` and trace logits ``(n_traces, n_labels)``.
         """
-        vectors = self.norm(vectors)
+        parts = vectors.chunk(len(self.layers), dim=1)
+        vectors = torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=1)
         labels, kinds = self.sentence_head(vectors)
         labels = torch.where(counts.unsqueeze(1) > 0, labels, torch.full_like(labels, _EMPTY_LOGIT))
         traces, begin = [], 0

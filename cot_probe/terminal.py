@@ -23,13 +23,19 @@ _MOST_EVIDENCE = 8
 _MOST_CHARS = 400
 
 
+def plain(text: str) -> str:
+    """Transcript text made harmless for a terminal: no control codes, no markup, one line."""
+    visible = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
+    return escape(visible)
+
+
 def print_trace(tagged: TaggedTrace, console: Console | None = None) -> None:
     """Print tags with scores, then the evidence sentences in order."""
     out = console or Console()
     place = tagged.source.path or ""
     if tagged.source.record is not None and place:
         place += f" · record {tagged.source.record}"
-    out.print(f"\n[bold]{escape(tagged.id)}[/]  [dim]{escape(place)}[/]", highlight=False, soft_wrap=True)
+    out.print(f"\n[bold]{plain(tagged.id)}[/]  [dim]{plain(place)}[/]", highlight=False, soft_wrap=True)
     if not tagged.readable:
         out.print(f"  [yellow]nothing to read: reasoning {tagged.visibility}[/]", highlight=False)
         return
@@ -59,15 +65,13 @@ def _tag_line(tagged: TaggedTrace) -> str:
 
 
 def _evidence_line(sentence: TaggedSentence) -> str:
-    text = " ".join(sentence.text.split())
-    if len(text) > _MOST_CHARS:
-        text = text[:_MOST_CHARS] + "…"
+    text = sentence.text if len(sentence.text) <= _MOST_CHARS else sentence.text[:_MOST_CHARS] + "…"
     marks = ", ".join(
         f"[{_COLOURS[tag]}]{tag}{f':{sentence.harm_kind}' if tag == 'strategic_harm' else ''} "
         f"{sentence.scores[tag]:.2f}[/]"
         for tag in sentence.tags
     )
-    return f"  [dim]{sentence.start:>6}[/]  {escape(text)}\n          {marks}"
+    return f"  [dim]{sentence.start:>6}[/]  {plain(text)}\n          {marks}"
 
 
 def _peak(sentence: TaggedSentence) -> float:

@@ -53,16 +53,16 @@ def make_base(folder: Path, kind: str = "bert") -> Path:
     torch.manual_seed(0)
     vocab = make_tokenizer(folder)
     if kind == "bert":
-        model = BertModel(BertConfig(vocab_size=vocab, max_position_embeddings=128, **SMALL), add_pooling_layer=False)
+        model = BertModel(BertConfig(vocab_size=vocab, max_position_embeddings=320, **SMALL), add_pooling_layer=False)
     elif kind == "modernbert":
         model = ModernBertModel(
-            ModernBertConfig(vocab_size=vocab, max_position_embeddings=128, pad_token_id=0, **SMALL)
+            ModernBertConfig(vocab_size=vocab, max_position_embeddings=320, pad_token_id=0, **SMALL)
         )
     else:
         model = DebertaV2Model(
             DebertaV2Config(
                 vocab_size=vocab,
-                max_position_embeddings=128,
+                max_position_embeddings=320,
                 relative_attention=True,
                 pos_att_type=["p2c", "c2p"],
                 position_buckets=32,
@@ -96,12 +96,12 @@ def make_checkpoint(root: Path, kind: str = "bert", *, threshold: float = 0.5, l
     """A checkpoint folder with random weights, its base beside it."""
     base = make_base(root / f"base-{kind}", kind)
     torch.manual_seed(1)
-    encoder = Encoder(load_body(str(base)), width=32, hidden=16)
+    encoder = Encoder(load_body(str(base)), width=32, layers=(1, 2), hidden=16)
     heads = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("body.")}
     folder = root / f"probe-{kind}"
     save_checkpoint(
         folder,
-        config=EncoderConfig(name=folder.name, base=base.name, layout=layout, hidden=16),
+        config=EncoderConfig(name=folder.name, base=base.name, layout=layout, layers=(1, 2), hidden=16),
         adapter={},
         heads=heads,
         calibration=make_calibration(threshold),

@@ -121,6 +121,7 @@ def main() -> None:
         name=args.name or args.out.name,
         base=settings.base,
         layout=settings.layout,
+        layers=settings.pooled_layers,
         hidden=settings.hidden,
         lora_rank=settings.lora_rank,
         lora_alpha=settings.lora_alpha,

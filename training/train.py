@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from augment import Augmentation, Example, augmented, plain
-from cot_probe.checkpoint import body_width, load_body, load_tokenizer, resolve_base, special_tokens
+from cot_probe.checkpoint import body_width, check_length, load_body, load_tokenizer, resolve_base, special_tokens
 from cot_probe.encoder import Batch, Encoder, collate
 from cot_probe.monitorability.metrics import average_precision
 from cot_probe.taxonomy import SENTENCE_LABELS, TRACE_LABELS
@@ -56,6 +56,7 @@ class Settings:
     max_tokens: int = 512
     lora_rank: int = 16
     lora_alpha: float = 32.0
+    layers: str = "3,6"
     hidden: int = 192
     dropout: float = 0.1
     max_weight: float = 6.0
@@ -66,6 +67,11 @@ class Settings:
     cut: float = 0.15
     dilute: float = 0.25
     mask: float = 0.05
+
+    @property
+    def pooled_layers(self) -> tuple[int, ...]:
+        """The hidden states that sentences are pooled from."""
+        return tuple(int(layer) for layer in self.layers.split(","))
 
     @property
     def augmentation(self) -> Augmentation:
@@ -94,6 +100,7 @@ class Targets:
 def build_encoder(settings: Settings) -> Encoder:
     """The base with LoRA injected into every linear layer of its blocks, and fresh heads."""
     base = resolve_base(settings.base)
+    check_length(base, settings.layout)
     body = load_body(base)
     linear = {
         name.rsplit(".", 1)[-1]
@@ -105,7 +112,9 @@ def build_encoder(settings: Settings) -> Encoder:
     for name, parameter in body.named_parameters():
         parameter.requires_grad = "lora_" in name
     _without_dropout(body)
-    return Encoder(body, width=body_width(base), hidden=settings.hidden, dropout=settings.dropout)
+    return Encoder(
+        body, width=body_width(base), layers=settings.pooled_layers, hidden=settings.hidden, dropout=settings.dropout
+    )
 
 
 def _without_dropout(body: nn.Module) -> None:

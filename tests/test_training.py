@@ -1,0 +1,130 @@
+"""The whole chain on a tiny random base and tiny data: prepare, train, kill, resume, calibrate, evaluate."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from augment import Augmentation, augmented, plain
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from toy import make_base
+
+SMALL = ["--epochs", "3", "--lora-rank", "4", "--layers", "1,2", "--hidden", "16", "--max-tokens", "128"]
+ENV = os.environ | {
+    "PYTHONPATH": str(ROOT),
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def script(name: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "training" / name), *map(str, arguments)]
+
+
+def run(name: str, *arguments: str | Path) -> str:
+    done = subprocess.run(
+        script(name, *arguments), capture_output=True, text=True, env=ENV, timeout=300, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def sample_set(folder: Path) -> Path:
+    """A few real records of each split."""
+    (folder / "data").mkdir(parents=True)
+    for name in ("train", "dev", "test"):
+        rows = [json.loads(line) for line in (ROOT / "annotations" / "data" / f"{name}.jsonl").open()]
+        short = [row for row in rows if len(row["text"]) < 1500]
+        chosen = [row for row in short if row["trace"]][:8] + [row for row in short if not row["trace"]][:8]
+        (folder / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    (folder / "real").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    root = tmp_path_factory.mktemp("training")
+    base, annotations = make_base(root / "base"), sample_set(root / "annotations")
+    run("prepare.py", "--annotations", annotations, "--base", base, "--out", root / "data", "--max-tokens", 300)
+    return root, base, annotations
+
+
+def train(prepared: tuple[Path, Path, Path], out: str, *more: str) -> Path:
+    root, base, _ = prepared
+    run("train.py", "--data", root / "data", "--out", root / out, "--base", str(base), *SMALL[:-2], "--max-tokens",
+        "300", *more)  # fmt: skip
+    return root / out
+
+
+def test_the_chain_is_deterministic_and_ends_in_a_checkpoint_that_tags(prepared: tuple[Path, Path, Path]) -> None:
+    root, _, annotations = prepared
+    first, second = train(prepared, "one"), train(prepared, "two")
+    a, b = load_file(first / "best.safetensors"), load_file(second / "best.safetensors")
+    assert set(a) == set(b) and all((a[name] == b[name]).all() for name in a)
+    checkpoint = root / "probe-mini"
+    run("calibrate.py", "--run", first, "--out", checkpoint, "--annotations", annotations)
+    printed = run("evaluate.py", "--checkpoint", checkpoint, "--annotations", annotations, "--draws", "20", "--write")
+    assert "| trace | strategic_harm | cot_probe | 16 (" in printed
+    assert "real traces: skipped" in printed
+    assert "TF-IDF + LR" in (checkpoint / "README.md").read_text()
+    from cot_probe import load_tagger
+
+    assert load_tagger(checkpoint).tag("I stop here. Then I report.").readable
+
+
+def test_killed_and_resumed_training_ends_with_the_same_weights(prepared: tuple[Path, Path, Path]) -> None:
+    root, base, _ = prepared
+    whole = train(prepared, "whole")
+    out = root / "killed"
+    command = script("train.py", "--data", root / "data", "--out", out, "--base", base, *SMALL[:-2])
+    process = subprocess.Popen([*command, "--max-tokens", "300"], env=ENV, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "state.pt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    train(prepared, "killed", "--resume")
+    a, b = load_file(whole / "best.safetensors"), load_file(out / "best.safetensors")
+    assert all((a[name] == b[name]).all() for name in a)
+
+
+ROWS = st.integers(1, 30).flatmap(
+    lambda n: st.fixed_dictionaries(
+        {
+            "sentences": st.just([[k + 10] * (k % 4 + 1) for k in range(n)]),
+            "context": st.just([7]),
+            "labels": st.just([[k % 2, 0, 0, 0, 0] for k in range(n)]),
+            "kinds": st.just([0 if k % 2 else -1 for k in range(n)]),
+            "trace": st.sampled_from([[0] * 5, [1, 0, 0, 0, 0]]),
+        }
+    )
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, st.integers(0, 10**6))
+def test_augmentation_keeps_labels_with_their_sentences(row: dict[str, list], seed: int) -> None:
+    filler = {"sentences": [[1]] * 50, "labels": [[0] * 5] * 50, "kinds": [-1] * 50, "trace": [0] * 5, "context": []}
+    how = Augmentation(drop_context=0.5, cut=0.4, dilute=0.6, mask=0.0)
+    example = augmented(row, [filler], how, np.random.default_rng(seed), mask_id=0)
+    assert len(example.sentences) == len(example.labels) == len(example.kinds)
+    wanted = {tuple(ids): labels for ids, labels in zip(row["sentences"], row["labels"], strict=True)}
+    for ids, labels in zip(example.sentences, example.labels, strict=True):
+        assert labels == ([0] * 5 if ids == [1] else wanted[tuple(ids)])
+    cut = len([ids for ids in example.sentences if ids != [1]]) < len(row["sentences"])
+    assert not (cut and example.trace is not None and any(example.trace))
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    row = {"sentences": [[1, 2]], "context": [3], "labels": [[0] * 5], "kinds": [-1], "trace": [0] * 5}
+    none = Augmentation(drop_context=0, cut=0, dilute=0, mask=0)
+    assert augmented(row, [], none, np.random.default_rng(0), mask_id=9) == plain(row)
