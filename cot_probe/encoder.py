@@ -160,9 +160,9 @@ class Encoder(nn.Module):
         sums.index_add_(0, rows, hidden[scored].to(sums.dtype))
         counts.index_add_(0, rows, torch.ones_like(rows, dtype=counts.dtype))
 
-    def forward(self, batch: Batch, lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """One training step's pass: a batch that holds whole traces, to the logits of :meth:`read`."""
-        vectors, counts = self.vectors([batch], sum(lengths))
+    def forward(self, batches: Sequence[Batch], lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """One training step's pass: batches that together hold whole traces, to the logits of :meth:`read`."""
+        vectors, counts = self.vectors(batches, sum(lengths))
         return self.read(vectors, counts, lengths)
 
     def vectors(self, batches: Iterable[Batch], n_sentences: int) -> tuple[Tensor, Tensor]:

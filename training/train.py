@@ -151,8 +151,8 @@ def position_weights(rows: Sequence[dict[str, Any]], settings: Settings) -> tupl
 
 def make_batch(
     examples: Sequence[Example], layout: WindowLayout, special: SpecialTokens
-) -> tuple[Batch, list[int], Targets]:
-    """Windows and labels of several traces as one batch."""
+) -> tuple[list[Batch], list[int], Targets]:
+    """Windows and labels of several traces; windows of like lengths are padded together."""
     windows, bases, lengths = [], [], []
     row = 0
     for example in examples:
@@ -167,7 +167,16 @@ def make_batch(
         trace=torch.tensor([e.trace or [0] * len(TRACE_LABELS) for e in examples], dtype=torch.float32),
         known=torch.tensor([float(e.trace is not None) for e in examples]),
     )
-    return collate(windows, bases, padding=special.padding), lengths, targets
+    order = sorted(range(len(windows)), key=lambda at: len(windows[at].ids))
+    groups: list[list[int]] = []
+    for at in order:
+        if not groups or len(windows[at].ids) > 1.3 * len(windows[groups[-1][0]].ids):
+            groups.append([])
+        groups[-1].append(at)
+    batches = [
+        collate([windows[at] for at in group], [bases[at] for at in group], padding=special.padding) for group in groups
+    ]
+    return batches, lengths, targets
 
 
 def loss_of(
@@ -229,9 +238,9 @@ def evaluate(
         for row in rows:
             if not any(row["sentences"]):
                 continue
-            batch, lengths, targets = make_batch([plain(row)], settings.layout, special)
+            batches, lengths, targets = make_batch([plain(row)], settings.layout, special)
             with _autocast(device, enabled=settings.bf16):
-                labels, _, trace = encoder(_moved(batch, device), lengths)
+                labels, _, trace = encoder([_moved(batch, device) for batch in batches], lengths)
             for at, (logits, wanted) in enumerate(((labels, targets.labels), (trace, targets.trace))):
                 said[at].append(logits.float().cpu().numpy())
                 true[at].append(wanted.numpy() > 0.5)
@@ -289,9 +298,9 @@ def train(data: DatasetDict, out: Path, settings: Settings, *, resume: bool) -> 
         torch.manual_seed(settings.seed * 1000 + epoch)
         examples = batches_of_epoch(rows, settings, epoch, mask_id=mask_id, shard=shard)
         for number, group in enumerate(examples):
-            batch, lengths, targets = make_batch(group, settings.layout, special)
+            batches, lengths, targets = make_batch(group, settings.layout, special)
             with _autocast(device, enabled=settings.bf16):
-                logits = model(_moved(batch, device), lengths)
+                logits = model([_moved(batch, device) for batch in batches], lengths)
             loss = loss_of(logits, _moved(targets, device), weights, settings)  # type: ignore[arg-type]
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
