@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from augment import Augmentation, augmented, plain
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from toy import make_base
+
+from augment import Augmentation, augmented, plain
 
 SMALL = ["--epochs", "3", "--lora-rank", "4", "--layers", "1,2", "--hidden", "16", "--max-tokens", "128"]
 ENV = os.environ | {

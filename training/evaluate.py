@@ -4,7 +4,7 @@
 
 Prints Markdown tables; ``--write`` puts them into the checkpoint's metrics.json and
 README.md (the model card). Intervals are 95 % bootstrap, resampled by scenario (real traces:
-by trace). The baselines are the keyword list and TF-IDF with logistic regression, trained on
+by source and question). The baselines are the keyword list and TF-IDF with logistic regression, trained on
 the same training split, their thresholds chosen on dev like ours.
 """
 
@@ -232,7 +232,7 @@ def evaluate_on(
     store: dict[str, Any],
 ) -> str:
     """All tables for one set of traces, as Markdown."""
-    labels = labels_of(records, (lambda r: r.group) if by_scenario else (lambda r: r.id))
+    labels = labels_of(records, lambda r: r.group)
     ours = our_scores(tagger, records)
     scored = [ours, *baselines.scores(records)]
     limits = [
@@ -248,7 +248,7 @@ def evaluate_on(
     parts += [table(scored, limits, labels, draws, store.setdefault("figures", {})), ""]
     parts += [paired(scored, labels, draws, store.setdefault("paired", {})), ""]
     parts += [stance_share(ours, tagger.point, labels), ""]
-    key = (lambda r: r.phenomenon) if by_scenario else (lambda r: r.group)
+    key = (lambda r: r.phenomenon) if by_scenario else (lambda r: r.source)
     parts += [by_group(ours, tagger.point, records, key, "phenomenon" if by_scenario else "source"), ""]
     return "\n".join(parts)
 
