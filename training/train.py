@@ -46,16 +46,16 @@ class Settings:
 
     base: str
     seed: int = 0
-    epochs: int = 8
-    patience: int = 3
-    learning_rate: float = 5e-4
+    epochs: int = 12
+    patience: int = 4
+    learning_rate: float = 4e-4
     head_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.06
-    batch_tokens: int = 4096
+    batch_tokens: int = 2560
     max_tokens: int = 512
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
+    lora_rank: int = 32
+    lora_alpha: float = 64.0
     layers: str = "3,6"
     hidden: int = 192
     dropout: float = 0.1
