@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cot_probe.transcripts import FORMATS, SHAPES, Rejection, Trace, read_path, read_stream
+from cot_probe.transcripts import FORMATS, SHAPES, Rejection, Trace, read_path, read_stream, transcript_files
 
 if TYPE_CHECKING:
     from cot_probe.tagger import TaggedTrace, Tagger
@@ -58,7 +59,9 @@ class _Tally:
 @app.command(epilog=_EXITS)
 def tag(
     paths: Annotated[list[str], typer.Argument(help="Files, folders or globs; '-' for standard input.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write JSONL results here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write JSONL results here; - for standard output.")
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder (default: the shipped one).")] = None,
     format: Annotated[str | None, typer.Option(help="Force a format instead of sniffing; see `formats`.")] = None,
     fpr: Annotated[float | None, typer.Option(help="Operating point: false-positive rate (0.001, 0.01, 0.05).")] = None,
@@ -72,26 +75,27 @@ def tag(
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
 ) -> None:
     """Tag every reasoning trace in PATHS and show what was found."""
-    errors = Console(stderr=True)
     if show not in {"tagged", "all", "none"}:
         raise typer.BadParameter(f"{show!r}, expected tagged, all or none", param_hint="--show")
     if format is not None and format not in FORMATS:
         raise typer.BadParameter(f"{format!r}, expected one of {', '.join(FORMATS)}", param_hint="--format")
     tagger = _load(checkpoint, fpr, threshold, device)
     tally = _Tally()
+    to_stdout = output is not None and str(output) == "-"
     with ExitStack() as stack:
-        sink = stack.enter_context(_AtomicText(output)) if output else None
-        to_pipe = output is None and not sys.stdout.isatty() and show == "none"
-        if to_pipe:
-            sink = sys.stdout
-        status = stack.enter_context(errors.status("reading …")) if errors.is_terminal else None
-        for tagged in tagger.tag_many(_traces(paths, format, tally, strict)):
+        progress = stack.enter_context(_progress_bar())
+        task = progress.add_task("", total=_size(paths))
+        sink: TextIO | None = sys.stdout if to_stdout else None
+        if output is not None and not to_stdout:
+            sink = stack.enter_context(_AtomicText(output))
+        traces = _traces(paths, format, tally, strict, lambda count: progress.advance(task, count))
+        for tagged in tagger.tag_many(traces):
             tally.add(tagged)
             if sink is not None:
                 sink.write(json_line(tagged.as_dict(all_sentences=all_sentences)))
-            _show(tagged, show)
-            if status is not None:
-                status.update(_progress(tally))
+            if not to_stdout:
+                _show(tagged, show)
+            progress.update(task, description=_so_far(tally))
     from cot_probe.terminal import print_summary
 
     print_summary(tally.traces, tally.sentences, tally.tags, tally.visibility, tally.rejections, tagger.point.fpr)
@@ -157,10 +161,25 @@ def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, d
         raise typer.Exit(EXIT_USAGE) from None
 
 
-def _traces(paths: list[str], format: str | None, tally: _Tally, strict: bool) -> Iterator[Trace]:
+def _matches(path: str) -> list[str]:
+    """The path itself where it exists, else what it matches as a glob pattern."""
+    return [path] if path == "-" or os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+
+
+def _size(paths: list[str]) -> int | None:
+    """Bytes of all input files; None where that cannot be known."""
+    if "-" in paths:
+        return None
+    files = [file for path in paths for name in _matches(path) for file in transcript_files(name)]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _traces(
+    paths: list[str], format: str | None, tally: _Tally, strict: bool, progress: Callable[[int], None]
+) -> Iterator[Trace]:
     """Traces of all paths in order; what cannot be read is reported at once and counted."""
     for path in paths:
-        found = [path] if path == "-" or os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        found = _matches(path)
         if not found:
             items: Iterator[Trace | Rejection] = iter(
                 [Rejection(path=path, reason="no such file, and no file matches it as a glob pattern")]
@@ -168,7 +187,7 @@ def _traces(paths: list[str], format: str | None, tally: _Tally, strict: bool) -
         elif path == "-":
             items = read_stream(sys.stdin.buffer, name="<stdin>", format=format)
         else:
-            items = (item for name in found for item in read_path(name, format=format))
+            items = (item for name in found for item in read_path(name, format=format, progress=progress))
         for item in items:
             if isinstance(item, Trace):
                 yield item
@@ -177,6 +196,13 @@ def _traces(paths: list[str], format: str | None, tally: _Tally, strict: bool) -
             typer.echo(f"cot-probe: not read: {item}", err=True)
             if strict:
                 raise typer.Exit(EXIT_REJECTED)
+
+
+def _progress_bar() -> Progress:
+    """A bar on standard error; nothing at all where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _show(tagged: "TaggedTrace", show: str) -> None:
@@ -189,7 +215,7 @@ def _show(tagged: "TaggedTrace", show: str) -> None:
         print_trace(tagged)
 
 
-def _progress(tally: _Tally) -> str:
+def _so_far(tally: _Tally) -> str:
     tags = ", ".join(f"{name} {count}" for name, count in tally.tags.most_common(3))
     return f"{tally.traces} traces, {tally.sentences} sentences" + (f"; {tags}" if tags else "")
 
@@ -230,7 +256,7 @@ class _AtomicText:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stream.close()
-        if kind is None or issubclass(kind, typer.Exit):
+        if kind is None:
             os.replace(self._partial, self._path)
 
 

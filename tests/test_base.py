@@ -2,10 +2,10 @@ from pathlib import Path
 
 import torch
 from conftest import ROOT
-from make_base import make_base, packaged_minilm
 from safetensors.torch import load_file
 
 from cot_probe.checkpoint import load_tokenizer, special_tokens, verify
+from make_base import make_base, packaged_minilm
 
 BASE = ROOT / "checkpoints" / "base-minilm-l6"
 

@@ -54,6 +54,7 @@ def test_bad_input_is_reported_counted_and_not_fatal(toy_checkpoint: Path, tmp_p
     assert len(rows(out)) == 2
     code, _, _ = invoke(toy_checkpoint, tmp_path / "a.jsonl", "--strict", "--output", tmp_path / "strict.jsonl")
     assert code == 4
+    assert not (tmp_path / "strict.jsonl").exists()
 
 
 def test_exit_codes(toy_checkpoint: Path, tmp_path: Path) -> None:
@@ -68,8 +69,8 @@ def test_exit_codes(toy_checkpoint: Path, tmp_path: Path) -> None:
 
 def test_standard_input_globs_and_evidence_only(toy_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.jsonl"
-    code, _, _ = invoke(toy_checkpoint, "-", "--output", out, stdin=b'{"reasoning": "One. Two."}\n')
-    assert code == 0 and len(rows(out)) == 1
+    code, piped, _ = invoke(toy_checkpoint, "-", "--output", "-", stdin=b'{"reasoning": "One. Two."}\n')
+    assert code == 0 and [json.loads(line)["visibility"] for line in piped.splitlines()] == ["full"]
     for name in ("x1.txt", "x2.txt"):
         (tmp_path / name).write_text("One.")
     code, _, _ = invoke(

@@ -1,7 +1,7 @@
 """Transcript files to :class:`Trace` s; see :mod:`cot_probe.transcripts.files` for the table."""
 
 from cot_probe.transcripts.content import ShapeError
-from cot_probe.transcripts.files import FORMATS, SHAPES, read_path, read_stream, traces_of
+from cot_probe.transcripts.files import FORMATS, SHAPES, read_path, read_stream, traces_of, transcript_files
 from cot_probe.transcripts.trace import Block, Rejection, Source, Trace, trace_of
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "read_stream",
     "trace_of",
     "traces_of",
+    "transcript_files",
 ]

@@ -8,10 +8,11 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol, cast
 
 from cot_probe.transcripts import chat, responses, rows
 from cot_probe.transcripts.content import ShapeError
@@ -67,22 +68,34 @@ TEXT_FORMAT: Final = "text"
 FORMATS: Final = (*(shape.name for shape in SHAPES), TEXT_FORMAT)
 
 
-def read_path(path: str | Path, *, format: str | None = None) -> Iterator[Trace | Rejection]:
-    """Read a file, or every transcript file below a folder, in name order.
-
-    ``format`` forces a record shape (one of ``FORMATS``) instead of sniffing.
-    """
+def transcript_files(path: str | Path) -> list[Path]:
+    """The file itself, or every transcript file below a folder, in name order; links are not followed."""
     place = Path(path)
-    if place.is_dir():
-        for child in sorted(place.rglob("*")):
-            if child.is_file() and not child.is_symlink() and child.suffix.lower() in SUFFIXES:
-                yield from read_path(child, format=format)
-        return
-    try:
-        with _open(place) as stream:
-            yield from read_stream(stream, name=str(path), format=format)
-    except (OSError, EOFError, gzip.BadGzipFile) as error:
-        yield Rejection(path=str(path), reason=f"cannot be read: {error}. Check that it exists and is whole.")
+    if not place.is_dir():
+        return [place]
+    return [
+        child
+        for child in sorted(place.rglob("*"))
+        if child.is_file() and not child.is_symlink() and child.suffix.lower() in SUFFIXES
+    ]
+
+
+def read_path(
+    path: str | Path, *, format: str | None = None, progress: Callable[[int], None] | None = None
+) -> Iterator[Trace | Rejection]:
+    """Read a file, or every transcript file below a folder.
+
+    Args:
+        path: file or folder.
+        format: force a record shape (one of ``FORMATS``) instead of sniffing.
+        progress: called with the number of bytes, as they are read from the disk.
+    """
+    for place in transcript_files(path):
+        try:
+            with _open(place, progress) as stream:
+                yield from read_stream(stream, name=str(place), format=format)
+        except (OSError, EOFError, zlib.error) as error:
+            yield Rejection(path=str(place), reason=f"cannot be read: {error}. Check that it exists and is whole.")
 
 
 def read_stream(stream: BinaryIO, *, name: str, format: str | None = None) -> Iterator[Trace | Rejection]:
@@ -118,11 +131,23 @@ def traces_of(record: Any, *, name: str = "record", number: int = 0, format: str
     )
 
 
-def _open(path: Path) -> BinaryIO:
-    raw = path.open("rb")
-    if path.suffix.lower() == ".gz":
-        return gzip.open(raw)  # type: ignore[return-value]
-    return raw
+def _open(path: Path, progress: Callable[[int], None] | None) -> BinaryIO:
+    raw = io.BufferedReader(_Counted(path, progress))
+    return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw
+
+
+class _Counted(io.FileIO):
+    """A file that says how many bytes were read from it."""
+
+    def __init__(self, path: Path, progress: Callable[[int], None] | None) -> None:
+        super().__init__(path, "rb")
+        self._progress = progress
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = super().readinto(buffer) or 0
+        if self._progress is not None:
+            self._progress(count)
+        return count
 
 
 def _read_unknown(stream: BinaryIO, name: str, format: str | None) -> Iterator[Trace | Rejection]:
