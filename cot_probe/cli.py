@@ -83,7 +83,9 @@ def tag(
     tally = _Tally()
     to_stdout = output is not None and str(output) == "-"
     with ExitStack() as stack:
-        progress = stack.enter_context(_progress_bar())
+        # Bar and results share a console where both go to a terminal, so that neither tears the other.
+        console = Console() if sys.stdout.isatty() and not to_stdout else Console(stderr=True)
+        progress = stack.enter_context(_progress_bar(console))
         task = progress.add_task("", total=_size(paths))
         sink: TextIO | None = sys.stdout if to_stdout else None
         if output is not None and not to_stdout:
@@ -94,7 +96,7 @@ def tag(
             if sink is not None:
                 sink.write(json_line(tagged.as_dict(all_sentences=all_sentences)))
             if not to_stdout:
-                _show(tagged, show)
+                _show(tagged, show, console if sys.stdout.isatty() else Console())
             progress.update(task, description=_so_far(tally))
     from cot_probe.terminal import print_summary
 
@@ -198,21 +200,20 @@ def _traces(
                 raise typer.Exit(EXIT_REJECTED)
 
 
-def _progress_bar() -> Progress:
-    """A bar on standard error; nothing at all where that is no terminal."""
-    console = Console(stderr=True)
+def _progress_bar(console: Console) -> Progress:
+    """A bar; nothing at all where the console is no terminal."""
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _show(tagged: "TaggedTrace", show: str) -> None:
+def _show(tagged: "TaggedTrace", show: str, console: Console) -> None:
     from cot_probe.taxonomy import PUBLIC_TAGS
 
     public = any(tag in PUBLIC_TAGS for tag in tagged.tags)
     if show == "all" or (show == "tagged" and public):
         from cot_probe.terminal import print_trace
 
-        print_trace(tagged)
+        print_trace(tagged, console)
 
 
 def _so_far(tally: _Tally) -> str:

@@ -29,9 +29,8 @@ def plain(text: str) -> str:
     return escape(visible)
 
 
-def print_trace(tagged: TaggedTrace, console: Console | None = None) -> None:
+def print_trace(tagged: TaggedTrace, out: Console) -> None:
     """Print tags with scores, then the evidence sentences in order."""
-    out = console or Console()
     place = tagged.source.path or ""
     if tagged.source.record is not None and place:
         place += f" · record {tagged.source.record}"
