@@ -20,12 +20,15 @@ class Augmentation:
         cut: the trace ends early, as a live monitor sees it; its trace labels are then unknown.
         dilute: sentences of an unlabelled trace are put before and after.
         mask: each token becomes the mask token.
+        stretch: a row without any label is shown as a random stretch of at most so many
+            sentences (a number, not a probability): long empty rows cost much and teach little.
     """
 
     drop_context: float = 0.3
     cut: float = 0.15
     dilute: float = 0.25
     mask: float = 0.05
+    stretch: int = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +62,7 @@ def augmented(
     mask_id: int,
 ) -> Example:
     """Draw the changes for one row; ``fillers`` are rows without any label."""
-    example = plain(row)
+    example = _stretch(plain(row), how.stretch, rng)
     if rng.random() < how.drop_context:
         example = _replace(example, context=[])
     if rng.random() < how.cut and len(example.sentences) > 3:
@@ -75,6 +78,16 @@ def augmented(
 def _replace(example: Example, **changes: Any) -> Example:
     fields = {name: getattr(example, name) for name in Example.__dataclass_fields__}
     return Example(**(fields | changes))
+
+
+def _stretch(example: Example, longest: int, rng: np.random.Generator) -> Example:
+    count = len(example.sentences)
+    labelled = any(map(any, example.labels)) or example.trace is None or any(example.trace)
+    if count <= longest or labelled:
+        return example
+    begin = int(rng.integers(0, count - longest + 1))
+    some = slice(begin, begin + longest)
+    return _replace(example, sentences=example.sentences[some], labels=example.labels[some], kinds=example.kinds[some])
 
 
 def _cut(example: Example, keep: int) -> Example:

@@ -67,6 +67,7 @@ class Settings:
     cut: float = 0.15
     dilute: float = 0.25
     mask: float = 0.05
+    stretch: int = 40
 
     @property
     def pooled_layers(self) -> tuple[int, ...]:
@@ -76,7 +77,9 @@ class Settings:
     @property
     def augmentation(self) -> Augmentation:
         """The probabilities of the changes to a row."""
-        return Augmentation(drop_context=self.drop_context, cut=self.cut, dilute=self.dilute, mask=self.mask)
+        return Augmentation(
+            drop_context=self.drop_context, cut=self.cut, dilute=self.dilute, mask=self.mask, stretch=self.stretch
+        )
 
     @property
     def layout(self) -> WindowLayout:
