@@ -308,12 +308,10 @@ def main() -> None:
 
 
 def write_results(folder: Path, text: str, store: dict[str, Any]) -> None:
-    """metrics.json, and the tables under the marker of the model card."""
+    """metrics.json, and the model card: its fixed text, then the tables."""
     (folder / "metrics.json").write_text(json.dumps(store, indent=1) + "\n")
-    card = folder / "README.md"
-    marker = "<!-- tables: training/evaluate.py --write -->"
-    head = card.read_text().split(marker)[0] if card.is_file() else f"# {folder.name}\n\n"
-    card.write_text(f"{head}{marker}\n\n{text}")
+    head = (Path(__file__).parent / "model_card.md").read_text().replace("{name}", folder.name)
+    (folder / "README.md").write_text(f"{head}# Figures\n\nMade by `python training/evaluate.py --write`.\n\n{text}")
     write_manifest(folder)
 
 
