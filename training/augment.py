@@ -26,9 +26,9 @@ class Augmentation:
 
     drop_context: float = 0.3
     cut: float = 0.15
-    dilute: float = 0.25
+    dilute: float = 0.15
     mask: float = 0.05
-    stretch: int = 40
+    stretch: int = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

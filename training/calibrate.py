@@ -2,8 +2,9 @@
 
     python training/calibrate.py --run runs/release --out checkpoints/probe-minilm
 
-Calibration and thresholds are fitted on the dev split (with ``--real`` also on real traces
-labelled by reference and marked dev), never on test. Sentence thresholds are set at a tenth
+Calibration and thresholds are fitted on the dev split, with ``--real`` also on the real traces
+of a file in annotations/real that are marked dev; never on test or on the real dev file, which
+is for evaluation. Sentence thresholds are set at a tenth
 of the stated trace false-positive rate: a trace has many sentences.
 """
 
@@ -95,6 +96,10 @@ def fit(tagger: Tagger, records: list[AnnotatedTrace]) -> Calibration:
     )
     about = {
         "split": "dev",
+        "traces_by_origin": {
+            "written, dev split": sum(not record.source for record in records),
+            "real": sum(bool(record.source) for record in records),
+        },
         "traces": len(records),
         "sentences": len(sentence_labels),
         "negatives": {tag: int((~trace_labels[:, at]).sum()) for at, tag in enumerate(TAGS)},

@@ -46,7 +46,7 @@ class Settings:
 
     base: str
     seed: int = 0
-    epochs: int = 10
+    epochs: int = 8
     patience: int = 4
     learning_rate: float = 5e-4
     head_rate: float = 1e-3
@@ -65,9 +65,9 @@ class Settings:
     bf16: bool = False
     drop_context: float = 0.3
     cut: float = 0.15
-    dilute: float = 0.25
+    dilute: float = 0.15
     mask: float = 0.05
-    stretch: int = 40
+    stretch: int = 30
 
     @property
     def pooled_layers(self) -> tuple[int, ...]:
