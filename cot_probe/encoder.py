@@ -94,7 +94,8 @@ class TraceHead(nn.Module):
 
     Rule: for each label, attention over the sentences (a learned query plus the sentence's
     own logit) pools their vectors; to this comes a linear reading of the strongest logits of
-    every label, over the whole trace and over its last third. So a strong ``harm_rejected``
+    every label, over the whole trace and over its last third, and a linear reading of the
+    mean vector (what the trace is about). So a strong ``harm_rejected``
     can pull ``strategic_harm`` down, and what stands at the end can count for more.
     """
 
@@ -106,8 +107,10 @@ class TraceHead(nn.Module):
         self.sharpness = nn.Parameter(torch.ones(labels))
         self.values = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU())
         self.read = nn.Parameter(torch.zeros(labels, hidden))
+        self.whole = nn.Linear(width, labels, bias=False)
         self.strongest = nn.Linear(3 * labels, labels)
         with torch.no_grad():
+            self.whole.weight.zero_()
             self.strongest.weight.zero_()
             self.strongest.weight[:, :labels] = 0.5 * torch.eye(labels)
 
@@ -121,7 +124,7 @@ class TraceHead(nn.Module):
         features = torch.cat(
             [logits.max(dim=0).values, logits.topk(top, dim=0).values.mean(dim=0), late.max(dim=0).values]
         )
-        out: Tensor = (pooled * self.read).sum(dim=1) + self.strongest(features)
+        out: Tensor = (pooled * self.read).sum(dim=1) + self.strongest(features) + self.whole(vectors.mean(dim=0))
         return out
 
 
@@ -174,14 +177,18 @@ class Encoder(nn.Module):
             self.pool(batch, sums, counts)
         return sums / counts.clamp(min=1).unsqueeze(1), counts
 
+    def normed(self, vectors: Tensor) -> Tensor:
+        """Sentence vectors ``(n_sentences, d)`` with the part of each layer normalised."""
+        parts = vectors.chunk(len(self.layers), dim=1)
+        return torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=1)
+
     def read(self, vectors: Tensor, counts: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Heads over sentence vectors of several traces of ``lengths`` sentences each.
 
         Returns sentence logits ``(n_sentences, n_labels)``, kind logits
         ``(n_sentences, n_kinds)`` and trace logits ``(n_traces, n_labels)``.
         """
-        parts = vectors.chunk(len(self.layers), dim=1)
-        vectors = torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=1)
+        vectors = self.normed(vectors)
         labels, kinds = self.sentence_head(vectors)
         labels = torch.where(counts.unsqueeze(1) > 0, labels, torch.full_like(labels, _EMPTY_LOGIT))
         traces, begin = [], 0
