@@ -166,6 +166,8 @@ def check(folder: Path) -> list[Problem]:
     homes: dict[str, str] = {}
     ids: set[str] = set()
     files = [(folder / "data" / f"{name}.jsonl", name) for name in SPLITS]
+    if (folder / "data" / "next.jsonl").is_file():
+        files.append((folder / "data" / "next.jsonl", "train"))
     files += [(path, path.stem) for path in sorted((folder / "real").glob("*.jsonl"))]
     for path, name in files:
         if not path.is_file():

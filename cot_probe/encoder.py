@@ -94,8 +94,7 @@ class TraceHead(nn.Module):
 
     Rule: for each label, attention over the sentences (a learned query plus the sentence's
     own logit) pools their vectors; to this comes a linear reading of the strongest logits of
-    every label, over the whole trace and over its last third, and a linear reading of the
-    mean vector (what the trace is about). So a strong ``harm_rejected``
+    every label, over the whole trace and over its last third. So a strong ``harm_rejected``
     can pull ``strategic_harm`` down, and what stands at the end can count for more.
     """
 
@@ -107,10 +106,8 @@ class TraceHead(nn.Module):
         self.sharpness = nn.Parameter(torch.ones(labels))
         self.values = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU())
         self.read = nn.Parameter(torch.zeros(labels, hidden))
-        self.whole = nn.Linear(width, labels, bias=False)
         self.strongest = nn.Linear(3 * labels, labels)
         with torch.no_grad():
-            self.whole.weight.zero_()
             self.strongest.weight.zero_()
             self.strongest.weight[:, :labels] = 0.5 * torch.eye(labels)
 
@@ -124,7 +121,7 @@ class TraceHead(nn.Module):
         features = torch.cat(
             [logits.max(dim=0).values, logits.topk(top, dim=0).values.mean(dim=0), late.max(dim=0).values]
         )
-        out: Tensor = (pooled * self.read).sum(dim=1) + self.strongest(features) + self.whole(vectors.mean(dim=0))
+        out: Tensor = (pooled * self.read).sum(dim=1) + self.strongest(features)
         return out
 
 

@@ -6,6 +6,5 @@ cd "$(dirname "$0")/../.."
 run=${RUN:-$(mktemp -d)}
 python training/prepare.py --out "$run/data" --limit 24 --max-tokens 320
 python training/train.py --data "$run/data" --out "$run" --epochs 1 --lora-rank 4 --max-tokens 320
-python training/fit_trace_head.py --run "$run" --epochs 1
 python training/calibrate.py --run "$run" --out "$run/probe-miniature"
 python training/evaluate.py --checkpoint "$run/probe-miniature" --split dev --draws 20

@@ -8,6 +8,5 @@ out=${OUT:-checkpoints/probe-minilm}
 real=(${REAL_DIR:+--real pool --text-dir "$REAL_DIR"})
 python training/prepare.py --out "$run/data" "${real[@]}"
 python training/train.py --data "$run/data" --out "$run" --resume --bf16 --seed 0
-python training/fit_trace_head.py --run "$run"
 python training/calibrate.py --run "$run" --out "$out" "${real[@]}"
 python training/evaluate.py --checkpoint "$out" --write ${REAL_DIR:+--real-dir "$REAL_DIR"}
