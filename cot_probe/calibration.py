@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cot_probe.taxonomy import SENTENCE_LABELS, TAGS, TRACE_LABELS
 
 FloatArray = NDArray[np.floating[Any]]
-DEFAULT_FPR: Final = 0.01
+DEFAULT_FPR: Final = 0.05
 """False-positive rate of the default operating point, on traces and on sentences of dev."""
 
 

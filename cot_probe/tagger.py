@@ -239,7 +239,7 @@ def load_tagger(
 
     Args:
         checkpoint: a checkpoint folder.
-        fpr: tag at the operating point with this false-positive rate (default: 0.01); the
+        fpr: tag at the operating point with this false-positive rate (default: 0.05); the
             checkpoint says which it has.
         threshold: instead, tag every score at or above this.
         device: a torch device.
