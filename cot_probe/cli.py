@@ -153,9 +153,12 @@ def annotations_counts(
 
 
 def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, device: str) -> "Tagger":
+    from transformers.utils import logging as transformers_logging
+
     from cot_probe.checkpoint import CheckpointError
     from cot_probe.tagger import load_tagger
 
+    transformers_logging.disable_progress_bar()
     try:
         return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device)
     except (CheckpointError, ValueError) as error:
