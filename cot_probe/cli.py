@@ -158,7 +158,7 @@ def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, d
     from cot_probe.checkpoint import CheckpointError
     from cot_probe.tagger import load_tagger
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device)
     except (CheckpointError, ValueError) as error:
