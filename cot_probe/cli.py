@@ -73,13 +73,14 @@ def tag(
     strict: Annotated[bool, typer.Option(help="Stop at the first unreadable input, with exit code 4.")] = False,
     fail_on_tag: Annotated[bool, typer.Option(help="Exit with 3 if any trace carries a public tag.")] = False,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16: faster, scores move a little.")] = False,
 ) -> None:
     """Tag every reasoning trace in PATHS and show what was found."""
     if show not in {"tagged", "all", "none"}:
         raise typer.BadParameter(f"{show!r}, expected tagged, all or none", param_hint="--show")
     if format is not None and format not in FORMATS:
         raise typer.BadParameter(f"{format!r}, expected one of {', '.join(FORMATS)}", param_hint="--format")
-    tagger = _load(checkpoint, fpr, threshold, device)
+    tagger = _load(checkpoint, fpr, threshold, device, bf16)
     tally = _Tally()
     to_stdout = output is not None and str(output) == "-"
     with ExitStack() as stack:
@@ -152,7 +153,7 @@ def annotations_counts(
     typer.echo(counts_table(folder))
 
 
-def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, device: str) -> "Tagger":
+def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, device: str, bf16: bool) -> "Tagger":
     from transformers.utils import logging as transformers_logging
 
     from cot_probe.checkpoint import CheckpointError
@@ -160,7 +161,7 @@ def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, d
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device)
+        return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16)
     except (CheckpointError, ValueError) as error:
         typer.echo(f"cot-probe: {error}", err=True)
         raise typer.Exit(EXIT_USAGE) from None

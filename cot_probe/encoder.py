@@ -206,6 +206,7 @@ def encode(
     *,
     padding: int,
     batch_tokens: int = 8192,
+    bf16: bool = False,
 ) -> list[TraceLogits]:
     """Score the windows of several traces in length-sorted batches.
 
@@ -215,6 +216,7 @@ def encode(
         lengths: the number of sentences of each trace.
         padding: id of the padding token.
         batch_tokens: tokens (with padding) in one forward pass.
+        bf16: run the body in bfloat16 where the processor has it; heads stay in float32.
     """
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(int)
     work = [(window, int(starts[at])) for at, windows in enumerate(traces) for window in windows]
@@ -222,7 +224,8 @@ def encode(
     device = next(encoder.parameters()).device
     with torch.inference_mode():
         batches = (_to(batch, device) for batch in _batches(work, padding=padding, batch_tokens=batch_tokens))
-        vectors, counts = encoder.vectors(batches, int(starts[-1]))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            vectors, counts = encoder.vectors(batches, int(starts[-1]))
         labels, kinds, heads = (part.float().cpu().numpy() for part in encoder.read(vectors, counts, lengths))
     return [
         TraceLogits(sentences=labels[a:b], kinds=kinds[a:b], trace=heads[at])

@@ -39,6 +39,13 @@ def test_batch_size_order_and_padding_move_no_score(toy_tagger: Tagger) -> None:
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(alone, backwards, strict=True))
 
 
+def test_bfloat16_moves_scores_only_a_little(tagger: Tagger) -> None:
+    quick = Tagger(tagger.checkpoint, point=tagger.point, bf16=True)
+    for trace in TRACES[:5]:
+        slow, fast = tagger.tag(trace).scores, quick.tag(trace).scores
+        assert all(abs(slow[tag] - fast[tag]) < 0.03 for tag in slow)
+
+
 def test_pooling_equals_the_slow_obvious_version(toy_tagger: Tagger) -> None:
     """Run each window alone, take the mean of its tokens by hand."""
     trace = TRACES[0]
