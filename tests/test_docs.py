@@ -30,9 +30,3 @@ def test_readme_names_every_tag_and_existing_files() -> None:
 
 def test_readme_shows_the_shipped_checkpoint(tagger: Tagger) -> None:
     assert tagger.checkpoint.config.name in README
-
-
-def test_nothing_of_this_machine_stands_in_the_repository() -> None:
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("cot_probe/**/*.py"), *ROOT.glob("training/*")]:
-        if path.is_file():
-            assert "/work/" not in path.read_text(encoding="utf-8"), path
