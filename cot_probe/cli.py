@@ -18,13 +18,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cot_probe.annotations.commands import app as annotations_app
 from cot_probe.transcripts import FORMATS, SHAPES, Rejection, Trace, read_path, read_stream, transcript_files
 
 if TYPE_CHECKING:
     from cot_probe.tagger import TaggedTrace, Tagger
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Tag the reasoning of language models.")
-annotations_app = typer.Typer(no_args_is_help=True, help="Check annotation files and compute agreement.")
 app.add_typer(annotations_app, name="annotations")
 
 EXIT_CLEAN: Final = 0
@@ -113,44 +113,6 @@ def formats() -> None:
         console.print(f"[bold]{shape.name:10}[/] {shape.description}", highlight=False)
     console.print("[bold]text      [/] plain text; the parts in <think>-like tags where it has any", highlight=False)
     console.print("\nContainers: .jsonl, .json, .txt, .md, .log, each also .gz; a folder is searched for these.")
-
-
-@annotations_app.command("check")
-def annotations_check(
-    folder: Annotated[Path, typer.Argument(help="The annotations folder of a clone.")] = Path("annotations"),
-) -> None:
-    """Validate every record; print problems with file and line. Exit code 1 if there are any."""
-    from cot_probe.annotations import check
-
-    problems = check(folder)
-    for problem in problems:
-        typer.echo(str(problem))
-    typer.echo(f"{len(problems)} problems" if problems else "all records are valid")
-    raise typer.Exit(1 if problems else 0)
-
-
-@annotations_app.command("agreement")
-def annotations_agreement(
-    folder: Annotated[Path, typer.Argument(help="The annotations folder of a clone.")] = Path("annotations"),
-    real: Annotated[bool, typer.Option("--real", help="The real traces (annotations/real) instead.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-) -> None:
-    """Agreement of the two readers: Krippendorff's alpha and Cohen's kappa per label."""
-    from cot_probe.agreement import agreement_table
-    from cot_probe.annotations import load_real, load_split
-
-    records = load_real(folder) if real else [r for s in ("train", "dev", "test") for r in load_split(folder, s)]
-    typer.echo(agreement_table(records, seed=seed))
-
-
-@annotations_app.command("counts")
-def annotations_counts(
-    folder: Annotated[Path, typer.Argument(help="The annotations folder of a clone.")] = Path("annotations"),
-) -> None:
-    """Traces by split, label, phenomenon, language and length."""
-    from cot_probe.annotations import counts_table
-
-    typer.echo(counts_table(folder))
 
 
 def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, device: str, bf16: bool) -> "Tagger":

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
-from cot_probe.agreement import cohen_kappa, krippendorff_alpha
 from cot_probe.annotations import AnnotationError, check, label_matrix, load_real, load_split, parse_record
+from cot_probe.annotations.agreement import cohen_kappa, krippendorff_alpha
 from cot_probe.cli import app
 from cot_probe.sentences import split
 from cot_probe.taxonomy import SENTENCE_LABELS
@@ -124,7 +124,7 @@ def test_agreement_equals_other_peoples_code(rng: np.random.Generator) -> None:
 
 
 def test_agreement_and_counts_print() -> None:
-    for arguments in (["agreement", str(FOLDER)], ["agreement", "--real", str(FOLDER)], ["counts", str(FOLDER)]):
+    for arguments in (["agreement", str(FOLDER)], ["agreement", "--real", "dev", str(FOLDER)], ["counts", str(FOLDER)]):
         result = CliRunner().invoke(app, ["annotations", *arguments])
         assert result.exit_code == 0, result.output
         assert "strategic_harm" in result.stdout

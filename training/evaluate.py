@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from calibrate import tag_labels
 from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split
+from cot_probe.annotations.phenomena import report_name
 from cot_probe.calibration import threshold_at
 from cot_probe.checkpoint import default_checkpoint, write_manifest
 from cot_probe.monitorability import metrics
@@ -248,7 +249,7 @@ def evaluate_on(
     parts += [table(scored, limits, labels, draws, store.setdefault("figures", {})), ""]
     parts += [paired(scored, labels, draws, store.setdefault("paired", {})), ""]
     parts += [stance_share(ours, tagger.point, labels), ""]
-    key = (lambda r: r.phenomenon) if by_scenario else (lambda r: r.source)
+    key = (lambda r: report_name(r.phenomenon)) if by_scenario else (lambda r: r.source)
     parts += [by_group(ours, tagger.point, records, key, "phenomenon" if by_scenario else "source"), ""]
     return "\n".join(parts)
 

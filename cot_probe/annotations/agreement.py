@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cot_probe.annotations import AnnotatedTrace, trace_vector
+from cot_probe.annotations.records import AnnotatedTrace, trace_vector
 from cot_probe.taxonomy import SENTENCE_LABELS, TRACE_LABELS
 
 Pairs = NDArray[np.bool_]

@@ -1,13 +1,12 @@
-"""The annotation set: records, loading, validation and counts. Needs no torch.
+"""Records of the annotation set: loading and validation.
 
 One JSONL record a trace; ``annotations/README.md`` explains every field on a real one.
 Spans are half-open character ranges of ``text``. ``sentences`` and ``trace`` hold the labels
-that count (after adjudication); ``readings`` keeps what each reader said.
+that count (after adjudication); ``annotators`` keeps what each reader said.
 """
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +165,6 @@ def check(folder: Path) -> list[Problem]:
     homes: dict[str, str] = {}
     ids: set[str] = set()
     files = [(folder / "data" / f"{name}.jsonl", name) for name in SPLITS]
-    if (folder / "data" / "next.jsonl").is_file():
-        files.append((folder / "data" / "next.jsonl", "train"))
     files += [(path, path.stem) for path in sorted((folder / "real").glob("*.jsonl"))]
     for path, name in files:
         if not path.is_file():
@@ -308,34 +305,3 @@ def _texts_by_hash(folder: Path) -> dict[str, str]:
                 found[digest] = row["text"]
                 found["context:" + digest] = row.get("context") or ""
     return found
-
-
-def counts_table(folder: Path) -> str:
-    """Counts of the written set as Markdown tables."""
-    records = [record for name in SPLITS for record in load_split(folder, name)]
-    lines = ["| | " + " | ".join(SPLITS) + " | all |", "|---|" + "---|" * (len(SPLITS) + 1)]
-
-    def row(name: str, chosen: Sequence[AnnotatedTrace]) -> None:
-        by = Counter(record.split for record in chosen)
-        lines.append(f"| {name} | " + " | ".join(str(by[s]) for s in SPLITS) + f" | {len(chosen)} |")
-
-    row("traces", records)
-    scenarios = {record.group: record for record in records}
-    row("scenarios", list(scenarios.values()))
-    row("no tag at all", [r for r in records if not r.trace and not r.sentences])
-    row(
-        "hard negatives (benign types, no tag)",
-        [r for r in records if r.phenomenon.startswith("benign:") and not r.trace],
-    )
-    row("read twice", [r for r in records if len(r.readings) > 1])
-    row("not English", [r for r in records if r.language != "en"])
-    row("over 400 words", [r for r in records if len(r.text.split()) > 400])
-    for label in TRACE_LABELS:
-        row(f"trace: {label}", [r for r in records if label in r.trace])
-    for label in SENTENCE_LABELS:
-        row(f"a sentence: {label}", [r for r in records if any(label in s.labels for s in r.sentences)])
-    for kind in HARM_KINDS:
-        row(f"a sentence: strategic_harm, {kind}", [r for r in records if any(s.kind == kind for s in r.sentences)])
-    for phenomenon in sorted({record.phenomenon for record in records}):
-        row(phenomenon, [record for record in records if record.phenomenon == phenomenon])
-    return "\n".join(lines)

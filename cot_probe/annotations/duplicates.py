@@ -1,0 +1,103 @@
+"""Near-duplicates among the written traces: cosine similarity of character n-gram profiles."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from cot_probe.annotations.records import AnnotatedTrace
+
+BOUND: Final = 0.4
+"""No two traces may be more alike than this."""
+BOUND_ACROSS: Final = 0.2
+"""No two traces of different splits may be more alike than this."""
+_NGRAM: Final = 6
+_BLOCK: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two traces and how alike they are, 0 to 1."""
+
+    first: str
+    second: str
+    similarity: float
+    across: bool
+    """Whether they are in different splits."""
+
+
+def similarities(texts: Sequence[str]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Blocks of rows of the similarity matrix: first row number and ``(rows, n_texts)``.
+
+    Similarity is the cosine of tf-idf weighted counts (sublinear) of character 6-grams, in
+    lower case, white space squeezed.
+    """
+    squeezed = [" ".join(text.lower().split()) for text in texts]
+    profiles = TfidfVectorizer(analyzer="char", ngram_range=(_NGRAM, _NGRAM), sublinear_tf=True, dtype=np.float32)
+    matrix = profiles.fit_transform(squeezed)
+    for start in range(0, len(texts), _BLOCK):
+        yield start, np.asarray((matrix[start : start + _BLOCK] @ matrix.T).todense(), dtype=np.float64)
+
+
+def closest_pairs(records: Sequence[AnnotatedTrace], *, top: int = 10) -> tuple[list[Pair], list[Pair]]:
+    """The most similar pairs, within any split and across splits, most similar first.
+
+    Every pair over its bound is among them, however many these are.
+    """
+    within: list[Pair] = []
+    across: list[Pair] = []
+    splits = np.array([record.split for record in records])
+    for start, block in similarities([record.text for record in records]):
+        for offset, alike in enumerate(block):
+            row = start + offset
+            alike[: row + 1] = -1.0
+            other = splits != splits[row]
+            within += _best(records, row, alike, ~other, top, BOUND)
+            across += _best(records, row, alike, other, top, BOUND_ACROSS)
+    return _ranked(within, top, BOUND), _ranked(across, top, BOUND_ACROSS)
+
+
+def _best(
+    records: Sequence[AnnotatedTrace],
+    row: int,
+    alike: NDArray[np.float64],
+    chosen: NDArray[np.bool_],
+    top: int,
+    bound: float,
+) -> list[Pair]:
+    columns = np.flatnonzero(chosen & (alike >= 0))
+    order = columns[np.argsort(-alike[columns], kind="stable")]
+    kept = order[: max(top, int((alike[columns] > bound).sum()))]
+    return [
+        Pair(
+            first=records[row].id,
+            second=records[at].id,
+            similarity=float(alike[at]),
+            across=records[row].split != records[at].split,
+        )
+        for at in kept
+    ]
+
+
+def _ranked(pairs: list[Pair], top: int, bound: float) -> list[Pair]:
+    pairs.sort(key=lambda pair: -pair.similarity)
+    return pairs[: max(top, sum(pair.similarity > bound for pair in pairs))]
+
+
+def duplicates_table(records: Sequence[AnnotatedTrace], *, top: int = 10) -> tuple[str, int]:
+    """The closest pairs as Markdown, and the number of pairs over their bound."""
+    within, across = closest_pairs(records, top=top)
+    lines = [
+        f"{len(records)} traces; similarity is the cosine of character {_NGRAM}-gram profiles (tf-idf)",
+        "",
+        "| where | traces | similarity | bound |",
+        "|---|---|---|---|",
+    ]
+    for where, pairs, bound in (("same split", within, BOUND), ("across splits", across, BOUND_ACROSS)):
+        lines += [f"| {where} | {p.first}, {p.second} | {p.similarity:.3f} | {bound} |" for p in pairs]
+    over = sum(p.similarity > BOUND for p in within) + sum(p.similarity > BOUND_ACROSS for p in across)
+    lines += ["", f"{over} pairs over the bounds"]
+    return "\n".join(lines), over
