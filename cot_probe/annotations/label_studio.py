@@ -222,7 +222,7 @@ def _place(value: Mapping[str, Any], text: str) -> tuple[int, int]:
     wanted = value.get("text")
     for first, last in ((start, end), (_code_points(text, start), _code_points(text, end))):
         found = text[first:last]
-        if found and (not isinstance(wanted, str) or found.split() == wanted.split()):
+        if found and last <= len(text) and (not isinstance(wanted, str) or found.split() == wanted.split()):
             return first + len(found) - len(found.lstrip()), last - (len(found) - len(found.rstrip()))
     raise AnnotationError(f"a region at {start}..{end} says {wanted!r}, but the text there is {text[start:end]!r}")
 
