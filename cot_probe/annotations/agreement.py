@@ -93,4 +93,6 @@ def _row(label: str, level: str, groups: Sequence[Pairs], seed: int) -> str:
     pairs = np.concatenate(groups)
     both, one = int(pairs.all(axis=1).sum()), int((pairs[:, 0] != pairs[:, 1]).sum())
     alpha, (low, high) = krippendorff_alpha(pairs), interval(groups, krippendorff_alpha, seed=seed)
+    if np.isnan(alpha):
+        return f"| {label} | {level} | {both} | {one} | – (nobody used it) | – | – |"
     return f"| {label} | {level} | {both} | {one} | {alpha:.3f} | {low:.3f} to {high:.3f} | {cohen_kappa(pairs):.3f} |"
