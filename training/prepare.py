@@ -5,11 +5,13 @@
 Writes a ``datasets.DatasetDict`` with the splits train and dev (test is never prepared for
 training), one row a trace: token ids of each sentence, token ids of the salient
 instructions, label matrices. With ``--real FILE --text-dir DIR`` real traces that
-``annotations/real/FILE.jsonl`` labels by reference join the training split.
+``annotations/real/FILE.jsonl`` labels by reference join the training split; ``--real FILE:N``
+takes N of them, chosen by their hash.
 """
 
 import argparse
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +62,10 @@ def prepare(
     """Build and save the features of train and dev."""
     tokenizer = load_tokenizer(base)
     parts = {name: load_split(annotations, name)[:limit] for name in ("train", "dev")}
-    for name in real:
+    for name, _, share in (choice.partition(":") for choice in real):
         found = load_real(annotations, name, text_dir=text_dir, require_text=True)
-        usable = [record for record in found if record.split == "train"]
+        usable = sorted((r for r in found if r.split == "train"), key=lambda r: sha256(r.id.encode()).digest())
+        usable = usable[: int(share) if share else None]
         print(f"{name}: {len(usable)} real traces with text at hand join the training split")
         parts["train"] += usable
     data = DatasetDict(
@@ -79,7 +82,9 @@ def main() -> None:
     parser.add_argument("--base", default="base-minilm-l6", help="folder in checkpoints/, path, or Hugging Face name")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--max-tokens", type=int, default=512, help="window length")
-    parser.add_argument("--real", action="append", default=[], help="files of annotations/real to train on, by name")
+    parser.add_argument(
+        "--real", action="append", default=[], help="files of annotations/real to train on: NAME or NAME:N"
+    )
     parser.add_argument("--text-dir", type=Path, default=None, help="folder with the texts of the real traces")
     parser.add_argument("--limit", type=int, default=None, help="first so many traces of each split only")
     args = parser.parse_args()

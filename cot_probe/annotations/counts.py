@@ -26,7 +26,7 @@ def counts_table(folder: Path) -> str:
     row("scenarios", list({record.group: record for record in records}.values()))
     row("no label at all", [r for r in records if not r.trace and not r.sentences])
     row("no public tag (harm_rejected at most)", [r for r in records if not r.trace - {"harm_rejected"}])
-    row("hard negatives of named types (no label)", named_hard_negatives(records))
+    row("hard negatives of named types (no public tag)", named_hard_negatives(records))
     row("read twice", [r for r in records if len(r.readings) > 1])
     row("not English", [r for r in records if r.language != "en"])
     for low, high in LENGTHS:
@@ -50,6 +50,6 @@ def counts_table(folder: Path) -> str:
 
 
 def named_hard_negatives(records: Sequence[AnnotatedTrace]) -> list[AnnotatedTrace]:
-    """Traces without any label whose theme is a type of hard negatives."""
-    themes = {theme for names in HARD_NEGATIVES.values() for theme in names}
-    return [record for record in records if record.phenomenon in themes and not record.trace]
+    """Traces of any type of hard negatives, each once."""
+    found = {r.id: r for name in HARD_NEGATIVES for r in of_hard_negative(records, name)}
+    return list(found.values())
