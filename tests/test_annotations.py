@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from cot_probe.annotations import AnnotationError, check, label_matrix, load_real, load_split, parse_record
 from cot_probe.annotations.agreement import cohen_kappa, krippendorff_alpha
+from cot_probe.annotations.counts import named_hard_negatives
+from cot_probe.annotations.phenomena import HARD_NEGATIVES, PHENOMENA, of_hard_negative, of_phenomenon
 from cot_probe.cli import app
 from cot_probe.sentences import split
-from cot_probe.taxonomy import SENTENCE_LABELS
+from cot_probe.taxonomy import HARM_KINDS
 
 FOLDER = ROOT / "annotations"
 RECORD = {
@@ -42,12 +44,24 @@ def parse(**changes: object) -> object:
 def test_the_shipped_set_is_valid_and_meets_its_counts() -> None:
     assert check(FOLDER) == []
     records = [record for name in ("train", "dev", "test") for record in load_split(FOLDER, name)]
-    assert len(records) >= 300 and len({record.group for record in records}) >= 40
-    empty = [record for record in records if not record.trace and not record.sentences]
-    assert len(empty) >= 0.45 * len(records)
-    for label in SENTENCE_LABELS:
-        assert sum(any(label in s.labels for s in record.sentences) for record in records) >= 25
-    assert sum(len(record.readings) > 1 for record in records) >= len(records) / 4
+    assert len(records) >= 2000 and len({record.group for record in records}) >= 200
+    assert len(load_split(FOLDER, "test")) >= 450 and len(load_split(FOLDER, "dev")) >= 250
+    plain = [record for record in records if not record.trace - {"harm_rejected"}]
+    assert len(plain) >= 0.5 * len(records)
+    assert len(named_hard_negatives(records)) >= 500
+    wanted = {"harm_rejected": 180, "states_test": 250, "states_real": 150, "command_disobedience": 250}
+    for label, least in wanted.items():
+        assert sum(any(label in s.labels for s in record.sentences) for record in records) >= least, label
+    for kind in set(HARM_KINDS) - {"other"}:
+        assert sum(any(s.kind == kind for s in record.sentences) for record in records) >= 80, kind
+    for name in tuple(PHENOMENA)[:17]:
+        assert len(of_phenomenon(records, name)) >= 40, name
+    for name in HARD_NEGATIVES:
+        assert len(of_hard_negative(records, name)) >= 25, name
+    other = [record for record in records if record.language != "en"]
+    assert len(other) >= 0.08 * len(records) and len({record.language for record in other}) >= 6
+    train = load_split(FOLDER, "train")
+    assert sum(len(record.readings) > 1 for record in train) >= len(train) / 3
     assert all(len(record.readings) > 1 for name in ("dev", "test") for record in load_split(FOLDER, name))
 
 

@@ -67,10 +67,11 @@ def of_phenomenon(records: Sequence[AnnotatedTrace], name: str) -> list[Annotate
 
 
 def of_hard_negative(records: Sequence[AnnotatedTrace], name: str) -> list[AnnotatedTrace]:
-    """Traces of a hard-negative type that carry no label (for "considered and rejected": only that one)."""
+    """Traces of a hard-negative type that carry no public tag: no label but ``harm_rejected``, if any."""
+    free = [record for record in records if not record.trace - {"harm_rejected"}]
     if name == "considered and rejected":
-        return [record for record in records if record.trace == {"harm_rejected"}]
-    return [record for record in records if record.phenomenon in HARD_NEGATIVES[name] and not record.trace]
+        return [record for record in free if record.trace]
+    return [record for record in free if record.phenomenon in HARD_NEGATIVES[name]]
 
 
 def report_name(theme: str) -> str:
