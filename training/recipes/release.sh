@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The release checkpoint, from the annotations to the model card. About an hour on two CPU cores.
+# REAL_DIR holds the texts of annotations/real (cot-probe annotations fetch makes it).
 #   REAL_DIR=/path/to/real/texts training/recipes/release.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 run=${RUN:-runs/release}
 out=${OUT:-checkpoints/probe-minilm}
 real=(${REAL_DIR:+--real pool --text-dir "$REAL_DIR"})
-python training/prepare.py --out "$run/data" "${real[@]}"
-python training/train.py --data "$run/data" --out "$run" --resume --bf16 --seed 0
+python training/prepare.py --out "$run/data" "${real[@]}" ${REAL_DIR:+--real rest:400}
+python training/train.py --data "$run/data" --out "$run" --resume --bf16 --epochs 4 --seed 0
 python training/calibrate.py --run "$run" --out "$out" "${real[@]}"
 python training/evaluate.py --checkpoint "$out" --write ${REAL_DIR:+--real-dir "$REAL_DIR"}
