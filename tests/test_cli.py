@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
+import cot_probe
 from cot_probe.cli import app
 from cot_probe.journal import json_line
 from cot_probe.taxonomy import PUBLIC_TAGS
@@ -102,6 +103,16 @@ def test_hostile_text_cannot_style_the_terminal(toy_checkpoint: Path, tmp_path: 
 
 def test_surrogates_survive_the_results_file() -> None:
     assert json.loads(json_line({"a": "\ud800 é"})) == {"a": "\ud800 é"}
+
+
+def test_public_names_are_loaded_when_first_used() -> None:
+    assert sorted(cot_probe._HOMES) == sorted(cot_probe.__all__)
+    assert set(cot_probe.__all__) <= set(dir(cot_probe))
+    assert all(getattr(cot_probe, name) is not None for name in cot_probe.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cot_probe.nothing  # noqa: B018
+    code = "import sys, cot_probe; sys.exit('numpy' in sys.modules or 'asyncio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_importing_loads_no_torch_and_help_is_light() -> None:

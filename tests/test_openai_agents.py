@@ -428,8 +428,9 @@ def test_an_agent_used_as_a_tool_is_a_run_of_its_own(toy_checkpoint: Path, polic
     ]
 
 
-def test_the_example_runs(toy_checkpoint: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_runs(toy_checkpoint: Path, toy_tagger: Tagger, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
+    policy = policy_between(toy_tagger, [HARMFUL], [HARMLESS], ASKED)
     asked = CallGate(policy=policy, checkpoint=toy_checkpoint)
     monkeypatch.setattr("cot_probe.integrations.call_gate.CallGate", lambda **_: asked)
     model = Scripted([thought(HARMFUL), call(path="x", text="y")], [said("Done.")])

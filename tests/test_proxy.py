@@ -50,7 +50,6 @@ from cot_probe.proxy.app import HEALTH_PATH, Proxy
 from cot_probe.proxy.exchange import ProtocolName
 from cot_probe.proxy.reading import Opening, Watch, Watches
 from cot_probe.proxy.recorder import Recorder
-from cot_probe.proxy.store import read_store
 from cot_probe.proxy.upstream import ProxyOptions
 from cot_probe.proxy_command import monitor_maker
 from cot_probe.scoring import Scorer
@@ -247,7 +246,7 @@ def test_other_paths_pass_untouched(gating: Run) -> None:
 
     gating.api.reply = echo
     before = len(gating.api.seen)
-    stored = len(list(read_store(gating.path)))
+    stored = gating.settled()
     blob = bytes(range(256)) * 2_000
 
     def upload() -> Iterator[bytes]:
@@ -271,7 +270,7 @@ def test_other_paths_pass_untouched(gating: Run) -> None:
     assert b"cookie" not in dict(seen[1].headers)  # one client's cookies are not another's
     upstream = gating.proxy._options.upstream.removeprefix("http://").encode()
     assert given_headers[b"host"] == upstream
-    assert len(list(read_store(gating.path))) == stored
+    assert gating.settled() == stored
 
 
 def test_secrets_are_neither_stored_nor_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

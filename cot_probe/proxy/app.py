@@ -125,9 +125,10 @@ class Proxy:
         finally:
             pump.cancel()
             gone.cancel()
-            self.counts.open -= 1
+            # In this order, so that whoever looks sees the answer as open or as being finished.
             for exchange in exchange_or_none:
                 self._finish_soon(exchange, outcome)
+            self.counts.open -= 1
 
     @property
     def finishing(self) -> int:
