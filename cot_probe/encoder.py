@@ -23,6 +23,10 @@ _CPU_TOKENS = 2_048
 """Tokens in one pass on a CPU: more leave its caches, and are slower as well as larger in memory."""
 _GPU_TOKENS = 65_536
 _ROUND = 16
+_PADDING = 0.05
+"""Share of padding that is always borne."""
+_PASS_SHARE = 16
+"""More padding is borne up to this part of a full pass: about what beginning another one costs."""
 _N_LABELS = len(TAXONOMY.labels)
 _N_KINDS = len(TAXONOMY.kinds)
 
@@ -306,12 +310,20 @@ def encode(
 
 
 def _batches(work: Sequence[tuple[Window, int]], *, padding: int, batch_tokens: int) -> Iterator[Batch]:
-    """Cut length-sorted windows into batches of at most ``batch_tokens`` padded tokens."""
+    """Cut length-sorted windows into batches of at most ``batch_tokens`` padded tokens.
+
+    A batch also ends where the next window would bring more padding than another pass costs.
+    """
     begin = 0
     while begin < len(work):
-        end = begin + 1
-        while end < len(work) and len(work[end][0].ids) * (end + 1 - begin) <= batch_tokens:
-            end += 1
+        end, held = begin + 1, len(work[begin][0].ids)
+        while end < len(work):
+            longest, count = len(work[end][0].ids), end + 1 - begin
+            padded = padded_length(longest) * count
+            spare = padded - held - longest
+            if longest * count > batch_tokens or spare > max(_PADDING * padded, batch_tokens // _PASS_SHARE):
+                break
+            held, end = held + longest, end + 1
         some = work[begin:end]
         yield collate([window for window, _ in some], [base for _, base in some], padding=padding)
         begin = end
