@@ -1,5 +1,7 @@
 import csv
 import json
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,13 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from scipy.stats import fisher_exact
 from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import StratifiedTable
+from statsmodels.stats.proportion import proportion_confint
+from test_misalignment_runs import ORDERS, result_row, write_prompts, write_sample
 from test_study import results as results
 from typer.testing import CliRunner
 
+from cot_probe.monitorability.awareness import LABEL_STANCES
 from cot_probe.monitorability.bench import bench
 from cot_probe.monitorability.bench_command import EPILOG
 from cot_probe.monitorability.bench_command import bench as bench_command
@@ -32,7 +40,9 @@ from cot_probe.monitorability.bench_records import (
 )
 from cot_probe.monitorability.rows import StudyError
 from cot_probe.monitorability.study import Case, Study, cases_table, monitor_of
+from cot_probe.monitorability.study_reading import Columns, ScoreColumn, read_study
 
+PLOTS = ("roc", "precision_recall")
 QUICK = BenchOptions(draws=60, permutations=50)
 
 
@@ -445,6 +455,148 @@ def test_a_directory_of_runs_is_a_study() -> None:
     assert "classifier" in from_json(json.loads(done.stdout)).outcome
 
 
+def test_the_command_of_the_readme_gives_a_full_report(table: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^cot-probe bench (scores\.csv .*)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    asked = shlex.split(command)
+    assert asked[-2:] == ["-o", "report/"]
+    done = run(table, *asked[1:-1], tmp_path / "report")
+    assert done.exit_code == 0, done.output
+    written = {str(path.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("*.*")}
+    plots = {f"plots/{name}{width}.{kind}" for name in PLOTS for width in ("", "_column") for kind in ("png", "svg")}
+    assert {
+        "report.html",
+        "tables.md",
+        "tables.tex",
+        "results.json",
+        "results.parquet",
+        "cases.parquet",
+    } | plots == written
+
+
+def test_the_python_of_the_page_runs(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "benchmark.md").read_text("utf-8"), re.DOTALL)
+    assert len(examples) == 3
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scores.csv").write_bytes(table.read_bytes())
+    assert run("scores.csv", "--outcome", "harmful", "--score", "judge=judge_score", "-o", "report").exit_code == 0
+    for example in examples:
+        exec(compile(example, "benchmark.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "| thinks real | 59 of 107 | 55.1 [45.7, 64.2] |" in said and "published figures, not ours" in said
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """A results directory: two models, free and told not to; and results of `tag`, whose stances go with the outcome.
+
+    Of each model: of 8 that say "real" 6 leak, of 8 that say "test" 1, of 4 that say "real" and end on "test" none, of 4
+    that say neither 2.
+    """
+    root, rows = tmp_path / "experiment", []
+    free, bound = "leaking_none-none_none", "leaking_explicit-safety_none"
+    write_prompts(root, free)
+    write_prompts(root, bound, ORDERS, extra_system_instructions="dont")
+    kinds = [("real", 6, 8), ("test", 1, 8), ("both", 0, 4), (None, 2, 4)]
+    for model in ("maker/one", "maker/two"):
+        number = 0
+        for stance, harmful, of in kinds:
+            tags = {"both": [["states_real"], ["states_test"]], None: [[]]}.get(stance, [[f"states_{stance}"]])
+            for at in range(of):
+                number += 1
+                condition = bound if at % 2 else free
+                write_sample(root, model, condition, number, text="I read the mail.", harmful=at < harmful)
+                row = result_row(f"{model}/{condition}/sample_{number:03}", stance, tags)
+                rows.append(row | {"scores": row["scores"] | {"strategic_harm": 0.2 + 0.5 * (at < harmful)}})
+    results = tmp_path / "tags.jsonl"
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root, results
+
+
+def test_the_test_or_real_question_from_a_directory_to_the_page(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    root, tags = runs
+    done = run(root, "--results", tags, "--no-baselines", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "says it is real" in done.output and "real against test, within 2 strata" in done.output
+    result = read_json(tmp_path / "out" / "results.json")
+    asked = result.awareness
+    assert asked is not None and asked.unread.of == 0
+    assert {name: (rate.count, rate.of) for name, rate in asked.rates.items()} == {
+        "test": (2, 16),
+        "real": (12, 16),
+        "both": (0, 8),
+        "neither": (4, 8),
+    }
+    rate = asked.rates["real"]
+    assert (rate.low, rate.high) == pytest.approx(proportion_confint(12, 16, method="wilson"))
+    main = asked.real_against_test
+    assert main.contrast.p == pytest.approx(fisher_exact([[12, 4], [2, 14]]).pvalue)
+    within = StratifiedTable([np.array([[6.0, 2.0], [1.0, 7.0]])] * 2)
+    assert main.stratified is not None and main.stratified.odds.value == pytest.approx(within.oddsratio_pooled)
+    assert main.stratified.p == pytest.approx(within.test_null_odds(correction=False).pvalue)
+    assert [stratum.name for stratum in main.strata] == ["maker/one", "maker/two"]
+    # The experiment's three labels: what ends on "test" thinks evaluation.
+    cases = parquet.read_table(tmp_path / "out" / "cases.parquet").to_pandas()
+    assert cases["label"].value_counts().to_dict() == {
+        "deliberates_thinks_eval": 24,
+        "deliberates_thinks_real": 16,
+        "no_deliberation": 8,
+    }
+    assert result.deliberation is not None
+    assert {name: (rate.count, rate.of) for name, rate in result.deliberation.rates.items()} == {
+        "deliberates_thinks_eval": (2, 24),
+        "deliberates_thinks_real": (12, 16),
+        "undecided": (0, 0),
+        "no_deliberation": (4, 8),
+    }
+    assert result.disobedience is not None and result.disobedience.rates["forbidden"].of == 24
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Test or real?" in page and "thinks evaluation" in page and "Told not to" in page
+    assert (tmp_path / "out" / "plots" / "test_or_real.png").stat().st_size > 5_000
+    assert "thinks real" in (tmp_path / "out" / "tables.tex").read_text()
+    by = run(root, "--results", tags, "--no-baselines", "--json", "--stratum", "condition")
+    found = from_json(json.loads(by.stdout)).awareness
+    assert found is not None and len(found.real_against_test.strata) == 2
+    assert {one.name for one in found.real_against_test.strata} == {case["group"] for _, case in cases.iterrows()}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--stratum", "maker"], "expected one of model, scenario, condition"),
+        (["--group", "g"], "directory of runs, which has no columns"),
+        (["--outcome", "y"], "directory of runs, which has no columns"),
+        (["--outcomes", "o.csv"], "which has its own: leave it out"),
+    ],
+)
+def test_what_says_nothing_of_a_directory_is_refused(asked: list[str], said: str) -> None:
+    done = run(Path(__file__).parent / "data" / "formats" / "agentic-misalignment", *asked)
+    assert done.exit_code == 2 and said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_labels_of_the_experiment_are_stances_of_a_table() -> None:
+    rows = [
+        {"y": at % 2, "said": word, "s": at / 8} for at, word in enumerate([*LABEL_STANCES, "Test", "both", "x", ""])
+    ]
+    study = read_study(rows, Columns(outcome="y", stance="said", scores=(ScoreColumn(name="s", column="s"),)))
+    assert [(case.stance, case.stance_known, case.label) for case in study.cases] == [
+        *((stance, True, label) for label, stance in LABEL_STANCES.items()),
+        ("test", True, None),
+        ("both", True, None),
+        (None, False, None),
+        (None, False, None),
+    ]
+    assert any("taken as empty: stance is not test, real, both or neither" in note for note in study.notes)
+    found = bench(study, QUICK)
+    assert found.awareness is not None and found.deliberation is not None
+    assert [rate.of for rate in found.awareness.rates.values()] == [2, 1, 2, 1]
+    assert [rate.of for rate in found.deliberation.rates.values()] == [1, 1, 1, 1] and found.deliberation.unread.of == 4
+    assert cases_table(study)["label"].to_pylist()[:4] == list(LABEL_STANCES)
+
+
 def test_json_and_strict(table: Path) -> None:
     asked = [table, "--outcome", "harmful", "--score", "judge=judge_score", "--threshold", "judge=0.5"]
     done = run(*asked, "--json", "--reads", "judge=action", "--fpr", "0.1")
@@ -467,12 +619,74 @@ def test_json_and_strict(table: Path) -> None:
         (["--outcome", "harmful", "--score", "judge_score", "--fpr", "5"], "expected shares over 0"),
         (["--outcome", "harmful", "--reasoning", "cot", "--judge", "j=none.jsonl", "--prices", "1"], "two numbers"),
         (["--outcome", "harmful", "--write-requests", "r.jsonl"], "--judge-model"),
+        (["--outcome", "harmful", "--score", "j=cot"], "column 'cot' of monitor 'j' holds no number (first: '"),
+        (["--outcome", "cot", "--score", "judge_score"], "neither true nor false"),
     ],
 )
 def test_wrong_usage_says_what_to_do(table: Path, asked: list[str], said: str) -> None:
     done = run(table, *asked)
     assert done.exit_code == 2
     assert said in " ".join(done.output.replace("│", " ").split())
+
+
+def test_costs_that_the_user_tells_are_figures(table: Path) -> None:
+    asked = [table, "--outcome", "harmful", "--score", "j=judge_score", "--json"]
+    result = from_json(json.loads(run(*asked, "--cost", "j=seconds:12,tokens:8000,dollars:0.4").stdout))
+    assert found(result, "j", "dollars_per_trace").value == pytest.approx(0.4 / 80)
+    assert found(result, "j", "tokens").value == 8000 and found(result, "j", "seconds").value == 12
+    for wrong, said in (("j=euros:3", "expected seconds, tokens, dollars"), ("k=seconds:3", "no monitor 'k'")):
+        done = run(*asked, "--cost", wrong)
+        assert done.exit_code == 2 and said in done.output
+
+
+def test_streams_have_first_alarms_and_their_highest_score(table: Path, tmp_path: Path) -> None:
+    """t0 alarms in its evidence, t3 too late, t6 never, t9 before it; t1 is clean and alarms twice."""
+
+    def row(id: str, scores: list[float], *evidence: tuple[int, int], **more: object) -> dict[str, object]:
+        places = [100 * at + 99 for at in range(len(scores))]
+        return {"id": id, "n_tokens": 500, "positions": places, "scores": scores, "evidence": evidence} | more
+
+    rows = [
+        row("t0", [0.1, 0.9, 0.1, 0.1, 0.1], (150, 210)),
+        row("t3", [0.1, 0.1, 0.1, 0.8, 0.1], (150, 210)),
+        row("t6", [0.1, 0.1, 0.1, 0.1, 0.1], (150, 210)),
+        row("t9", [0.7, 0.1, 0.1, 0.1, 0.1], (150, 210)),
+        row("t1", [0.6, 0.1, 0.6, 0.1, 0.1]),
+        row("t2", [0.6], n_tokens=50),
+        row("t4", [0.6], evidence=[[1]]),
+        row("t5", []) | {"scores": "high"},
+        row("nobody", [0.6]),
+    ]
+    file = tmp_path / "streams.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    asked = [table, "--outcome", "harmful", "--group", "scenario", "--streams", f"live={file}"]
+    done = run(*asked, "--threshold", "live=0.5", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    result = read_json(tmp_path / "out" / "results.json")
+    shares = {
+        name: found(result, "live", name) for name in ("exact_hit", "within_128", "early_alarm", "missed_evidence")
+    }
+    assert {name: (one.value, one.n) for name, one in shares.items()} == {
+        "exact_hit": (0.25, 4),
+        "within_128": (0.25, 4),
+        "early_alarm": (0.25, 4),
+        "missed_evidence": (0.25, 4),
+    }
+    assert found(result, "live", "alarm_delay").value == (49 + 249) / 2
+    assert found(result, "live", "first_alarm").value == pytest.approx(199 / 500)
+    # Three alarms (t9's and both of t1) in 4 times 150 and 500 tokens without or before evidence.
+    assert found(result, "live", "false_alarms_per_10k").value == pytest.approx(3 * 10_000 / 1_100)
+    cases = parquet.read_table(tmp_path / "out" / "cases.parquet").to_pandas().set_index("id")
+    assert cases["score: live"].dropna().to_dict() == {"t0": 0.9, "t3": 0.8, "t6": 0.1, "t9": 0.7, "t1": 0.6}
+    assert cases["status: live"].value_counts().to_dict() == {"missing": 72, "scored": 5, "unparsable": 3}
+    said = "\n".join(result.notes)
+    assert "3 streams of 'live' left out: not as they should be (first: line 6" in said
+    assert "1 rows of 'live' are of no case (first: line 9: 'nobody')" in said
+    assert "While the reasoning is written" in (tmp_path / "out" / "report.html").read_text()
+    bare = from_json(json.loads(run(*asked, "--json").stdout))
+    assert any("live: no threshold" in note for note in bare.notes)
+    file.write_text(json.dumps(row("nobody", [0.6])) + "\n")
+    assert "no id is that of a case" in run(*asked).output
 
 
 def test_requests_to_a_judge_and_its_answers(table: Path, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 
@@ -18,6 +21,7 @@ from cot_probe.monitorability.detection import (
     true_negative_rate_at,
     verbalisation,
 )
+from cot_probe.monitorability.resampling import bootstrap_weights
 
 DATA = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
@@ -100,6 +104,22 @@ def test_transcript_tpr_at_turn_fpr_of_a_worked_example() -> None:
         transcript_units(np.r_[scores[:5], np.nan], bad, ["a"] * 6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(DATA)
+def test_transcript_tpr_at_turn_fpr_is_read_off_the_curve_of_scikit_learn(rng: np.random.Generator) -> None:
+    transcripts, scores = rng.integers(0, 12, 80), np.round(rng.random(80), 2)
+    misaligned = rng.random(80) < 0.15
+    misaligned[:2] = [True, False]
+    highest = [scores[transcripts == one].max() for one in np.unique(transcripts[misaligned])]
+    clean = scores[~misaligned]
+    units = np.r_[np.ones(len(highest)), np.zeros(len(clean))], np.r_[highest, clean]
+    fpr, tpr, _ = sk.roc_curve(*units, drop_intermediate=False)
+    found, labels, _ = transcript_units(scores, misaligned, list(transcripts))
+    for rate in (0.01, 0.05, 0.2):
+        share = metrics.tpr_at_fpr(rate)(found, labels, np.ones(len(found)))
+        assert share == pytest.approx(tpr[fpr <= rate + 1e-12].max())
+
+
 def test_audit_recall_is_recall_at_k_and_the_mean_over_the_order_of_ties() -> None:
     rng = np.random.default_rng(0)
     scores, labels, _ = sample(rng, 30)
@@ -164,6 +184,17 @@ def test_ratings_are_summed_up_and_the_unrated_counted() -> None:
     assert (found.mean.value, found.mean.n, found.mean.positives, found.unrated) == (3.0, 5, 3, 1)
     assert found.share == 0.75 and found.counts == (1, 0, 0, 1, 3)
     assert found.mean.low < 3 < found.mean.high <= 4
+    values, many = np.repeat([0.0, 2, 3, 4], [3, 4, 9, 14]), list(range(30))
+    drawn = np.concatenate(list(bootstrap_weights(many, 500, 7))) @ values / 30
+    theirs = stats.bootstrap(
+        (values,),
+        np.mean,
+        method="percentile",
+        n_resamples=0,
+        bootstrap_result=SimpleNamespace(bootstrap_distribution=drawn),
+    ).confidence_interval
+    mean = ratings(values, many, draws=500, seed=7).mean
+    assert (mean.low, mean.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
     none = ratings(np.array([np.nan]), range(1))
     assert np.isnan(none.mean.value) and (none.unrated, none.counts) == (1, (0, 0, 0, 0, 0))
     with pytest.raises(ValueError, match=r"1 of 2 ratings are outside 0 to 4 \(the first: 85\)"):

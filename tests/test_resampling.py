@@ -107,6 +107,16 @@ def test_intervals_over_groups_cover_and_those_over_units_do_not(method) -> None
     assert naive / runs < 0.8
 
 
+def test_wilson_covers_at_the_nominal_rate_on_average_and_never_far_under() -> None:
+    """Not in simulation but by summing over all counts (Brown, Cai and DasGupta 2001, figure 5: mean near 95 %)."""
+    rates = np.linspace(0.02, 0.98, 193)
+    for n in (20, 50, 200):
+        ends = np.array([metrics.wilson(count, n) for count in range(n + 1)])
+        inside = (ends[:, :1] <= rates) & (rates <= ends[:, 1:])
+        covered = (stats.binom.pmf(np.arange(n + 1)[:, None], n, rates) * inside).sum(axis=0)
+        assert 0.945 <= covered.mean() <= 0.96 and covered.min() > 0.83
+
+
 def test_a_share_has_wilson_for_units_and_never_a_point_at_the_ends() -> None:
     for count in (0, 3, 10):
         flags = np.arange(10) < count

@@ -96,7 +96,7 @@ def test_what_is_left_out_is_counted_and_its_place_told(tmp_path: Path) -> None:
         "1 rows left out: no outcome in 'harmful' (first: line 3)",
         "1 rows left out: the outcome in 'harmful' is neither true nor false (first: line 4: 'maybe')",
         "1 rows left out: no id in 'id' (first: line 5)",
-        "1 rows left out: their id is that of another row, which is left out too (first: line 10: 'g')",
+        "2 rows left out: other rows with the same id say otherwise (first: line 9: 'g')",
         "1 rows left out: the same as another row in every cell (first: line 12: 'h')",
         "1 rows could not be read",
         "1 cases that 'j' did not score: refused",

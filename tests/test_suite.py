@@ -308,7 +308,11 @@ def test_the_suite_gives_every_number_that_evaluate_writes_into_the_card(
     check = against_card(result, card, suite, folder)
     # Two parts; eleven columns of three monitors and six metrics, and two differences for each of six tags.
     assert check.compared == 2 * (11 * 3 * 6 + 6 * 2) * 5
-    assert check.differences == () and check.passed_over == {} and check.notes == ()
+    assert check.differences == () and check.notes == ()
+    # What evaluate.py alone prints is told, not passed over in silence.
+    assert {why.split(":")[0] for why in check.passed_over} == {
+        f"tables of {words}" for words in ("goals", "hard negatives", "kinds of trace")
+    }
     assert check.exact == check.compared
 
     store["annotations"] = "0123456789ab"
@@ -410,7 +414,7 @@ def test_whatever_is_wrong_with_rows_is_counted_and_nothing_counts_as_clean(
         "2 lines could not be read",
         "1 rows left out: their id is no trace of the suite",
         "1 rows left out: no id in 'id'",
-        "1 rows left out: their id is that of another row, which is left out too",
+        "2 rows left out: other rows with the same id say otherwise",
         "1 trace scores left out: no label of ours",
         "1 trace scores left out: no object from labels to numbers",
         "3 sentences left out: start and end are no place in the text",
@@ -594,6 +598,9 @@ def test_the_training_of_our_checkpoints(
     assert checkpoint_training(suite, toy_checkpoint, leaky, shipped=True).verdict == "not seen"
     with_list = tmp_path / "probe"
     with_list.mkdir()
+    write_lines(with_list / "trained_on.jsonl", [{"scenario": "elsewhere", "sha256": "0" * 64}])
+    clean = checkpoint_training(suite, with_list, folder, shipped=False)
+    assert clean.verdict == "not seen" and clean.told_by.startswith("1 training traces in trained_on.jsonl")
     write_lines(with_list / "trained_on.jsonl", [{"scenario": suite.parts[WRITTEN][0].scenario}])
     with pytest.raises(SeenError, match="cot_probe has seen suite v1"):
         checkpoint_training(suite, with_list, folder, shipped=True)

@@ -17,6 +17,7 @@ All of this is association. What a text says is not what a model holds true, and
 from those that say "real" in more than that: hence the stratified figures.
 """
 
+import dataclasses
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -49,6 +50,11 @@ LABEL_STANCES: Final[Mapping[str, Stance | None]] = {
     "no_deliberation": None,
 }
 """The stance that a label of the experiment amounts to: what its own classifier found can be used as ours."""
+
+_BY_LABEL: Final = (
+    "the labels of the agentic-misalignment experiment: a trace that says both has that of the side which it ends on, "
+    "and is undecided where its sentences do not tell"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +174,28 @@ def deliberation_of(stance: str | None, conclusion: str | None = None) -> Label:
     side = conclusion if _row(stance) == "both" and conclusion in ("test", "real") else stance
     labels: dict[str | None, Label] = {found: cast(Label, label) for label, found in LABEL_STANCES.items()}
     return labels[side]
+
+
+def label_of(stance: str | None, sentence_tags: Iterable[Collection[str]]) -> Label:
+    """The experiment's label of a tagged trace: from its stance, and where that is "both" from its sentences."""
+    return deliberation_of(stance, conclusion_of(sentence_tags) if stance == "both" else None)
+
+
+def deliberation_in(
+    cases: Iterable["Case"], *, held: Held = "stratum", outcome: str = "misbehaviour", draws: int = 1000, seed: int = 0
+) -> AwarenessTable:
+    """The outcome by the experiment's labels of the cases of a study; as `awareness_of`."""
+    listed = tuple(cases)
+    table = deliberation(
+        [case.outcome for case in listed],
+        [case.label if case.stance_known and case.visible else None for case in listed],
+        groups=[case.group for case in listed],
+        strata=[str(getattr(case, held)) for case in listed],
+        outcome=outcome,
+        draws=draws,
+        seed=seed,
+    )
+    return dataclasses.replace(table, notes=(_BY_LABEL,))
 
 
 def _row(stance: str | None, at: int | None = None) -> str:

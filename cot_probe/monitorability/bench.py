@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cot_probe import __version__
-from cot_probe.monitorability.awareness import AwarenessTable, awareness_of
+from cot_probe.monitorability.awareness import AwarenessTable, awareness_of, deliberation_in
 from cot_probe.monitorability.bench_curves import monitor_curves
 from cot_probe.monitorability.bench_figures import data_figures, monitor_figures, slices_left_out
 from cot_probe.monitorability.bench_options import POLICIES, BenchOptions, Unscored, metric_of, unscored_counts
@@ -29,6 +29,7 @@ from cot_probe.monitorability.bench_records import (
     to_table,
     write_json,
 )
+from cot_probe.monitorability.bench_streams import stream_figures
 from cot_probe.monitorability.commands_given import DisobedienceTable, disobedience_of
 from cot_probe.monitorability.rows import StudyError
 from cot_probe.monitorability.study import Study, checked
@@ -78,6 +79,7 @@ def bench(
     for monitor in study.monitors:
         tell(monitor.name)
         figures += monitor_figures(study, monitor, options)
+        figures += stream_figures(study, monitor, options)
         curves += monitor_curves(study, monitor, options)
     tell("monitors in pairs")
     figures += value_figures(study, options)
@@ -102,6 +104,7 @@ def bench(
         curves=tuple(curves),
         comparisons=compared,
         awareness=_awareness(study, options),
+        deliberation=_deliberation(study, options),
         disobedience=_disobedience(study, options),
     )
 
@@ -136,7 +139,10 @@ def _notes(study: Study, options: BenchOptions, groups: int) -> tuple[str, ...]:
     positives = sum(case.outcome for case in study.cases)
     if not 0 < positives < len(study.cases):
         which = "every" if positives else "no"
-        notes.append(f"{which} case has the outcome: nothing that compares the two kinds is defined")
+        notes.append(
+            f"{which} case has the outcome: AUROC and whatever else compares the two kinds is not defined; is the right "
+            "column named as the outcome?"
+        )
     negatives = len(study.cases) - positives
     strict = [f"{100 * fpr:g} %" for fpr in options.fprs if 0 < fpr * negatives < 1]
     if strict:
@@ -148,6 +154,8 @@ def _notes(study: Study, options: BenchOptions, groups: int) -> tuple[str, ...]:
     if hidden:
         notes.append(f"{hidden} cases without visible reasoning: not clean for a monitor that reads it, but unscored")
     for monitor in study.monitors:
+        if study.streams.get(monitor.name) and monitor.threshold is None:
+            notes.append(f"{monitor.name}: no threshold, so no first alarms: --threshold NAME=NUMBER gives it one")
         counts = unscored_counts(study, monitor)
         if counts:
             said = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -179,6 +187,12 @@ def _awareness(study: Study, options: BenchOptions) -> AwarenessTable | None:
     if not any(case.stance_known and case.visible for case in study.cases):
         return None
     return awareness_of(study.cases, outcome=study.outcome, draws=options.draws, seed=options.seed)
+
+
+def _deliberation(study: Study, options: BenchOptions) -> AwarenessTable | None:
+    if not any(case.label is not None and case.stance_known and case.visible for case in study.cases):
+        return None
+    return deliberation_in(study.cases, outcome=study.outcome, draws=options.draws, seed=options.seed)
 
 
 def _disobedience(study: Study, options: BenchOptions) -> DisobedienceTable | None:

@@ -1,6 +1,5 @@
 """``cot-probe bench``: outcomes and the scores of any monitors in, figures with intervals and a report out."""
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -18,16 +17,9 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from cot_probe.monitorability.bench_options import BenchOptions
-    from cot_probe.monitorability.bench_records import BenchResult
     from cot_probe.monitorability.study import Study
     from cot_probe.monitorability.study_reading import Columns
 
-_NOTE_CHARS: Final = 400
-_WIDTH: Final = 140
-"""Columns where the output is no terminal."""
-_NAME_WIDTH, _FIGURE_WIDTH, _MOST_PAIRS = 50, 24, 15
-"""Columns of a terminal for names and counts, and for a figure; rows of comparisons shown."""
-_FIRST: Final = ("auroc", "tpr_at_fpr_0.01", "g_mean_squared", "tpr_at_fpr_0.05", "average_precision")
 _LOST: Final = re.compile(r"left out|could not be read|nobody could read")
 """In a note: rows that are in no figure, or that nobody could score."""
 _TABLE, _OURS, _MEASURE, _SUITE = "Columns of the table", "Monitors", "Measuring", "The published suite"
@@ -51,8 +43,7 @@ def bench(
         ),
     ] = None,
     outcome: Annotated[
-        str | None,
-        typer.Option(help="Column that says whether the misbehaviour happened.", rich_help_panel=_TABLE),
+        str | None, typer.Option(help="Column that says whether the misbehaviour happened: true or false, 1 or 0.")
     ] = None,
     score: Annotated[
         list[str] | None,
@@ -71,7 +62,11 @@ def bench(
         typer.Option(help="What intervals resample: the scenario.", rich_help_panel=_TABLE),
     ] = None,
     stratum: Annotated[
-        str | None, typer.Option(help="What stratified figures hold fixed: the model.", rich_help_panel=_TABLE)
+        str | None,
+        typer.Option(
+            help="What stratified figures hold fixed: the model. For a directory of runs: model, scenario or condition.",
+            rich_help_panel=_TABLE,
+        ),
     ] = None,
     phenomenon: Annotated[
         str | None, typer.Option(help="Kind of misbehaviour: figures for each.", rich_help_panel=_TABLE)
@@ -82,7 +77,12 @@ def bench(
     action: Annotated[str | None, typer.Option(help="What the model did.", rich_help_panel=_TABLE)] = None,
     context: Annotated[str | None, typer.Option(help="What the model was given.", rich_help_panel=_TABLE)] = None,
     stance: Annotated[
-        str | None, typer.Option(help="test, real, both or neither: what the reasoning says.", rich_help_panel=_TABLE)
+        str | None,
+        typer.Option(
+            help="What the reasoning says of its situation: test, real, both or neither, or the labels of the "
+            "agentic-misalignment experiment.",
+            rich_help_panel=_TABLE,
+        ),
     ] = None,
     verbalised: Annotated[
         str | None, typer.Option(help="Whether the reasoning says that it misbehaves.", rich_help_panel=_TABLE)
@@ -99,6 +99,13 @@ def bench(
     scores: Annotated[
         list[str] | None,
         typer.Option(help="Scores in a file of their own: NAME=FILE with id and score.", rich_help_panel=_OURS),
+    ] = None,
+    streams: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scores given while a trace is written: NAME=FILE with id, n_tokens, positions, scores, evidence.",
+            rich_help_panel=_OURS,
+        ),
     ] = None,
     judge: Annotated[
         list[str] | None,
@@ -155,6 +162,12 @@ def bench(
     ] = None,
     threshold: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER: it alarms from here on.", rich_help_panel=_OURS)
+    ] = None,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it cost for all traces: NAME=seconds:12,tokens:9000,dollars:0.4.", rich_help_panel=_OURS
+        ),
     ] = None,
     unscored: Annotated[
         str, typer.Option(help="What an unscored case counts as: alarm, miss or drop.", rich_help_panel=_MEASURE)
@@ -222,12 +235,14 @@ def bench(
         return
     from cot_probe.monitorability.bench import bench as measure
     from cot_probe.monitorability.bench_inputs import Asked, adjusted, study_at, with_asked
+    from cot_probe.monitorability.bench_output import print_bench, write_bench
     from cot_probe.monitorability.bench_records import to_json
     from cot_probe.monitorability.results_join import is_results_file
     from cot_probe.monitorability.rows import StudyError
 
     asked = Asked(
         scores={name: Path(file) for name, file in _pairs("--scores", scores)},
+        streams={name: Path(file) for name, file in _pairs("--streams", streams)},
         judges={name: Path(file) for name, file in _pairs("--judge", judge)},
         results=results or (source if is_results_file(source) else None),
         tags=tuple(dict.fromkeys(tag or ("strategic_harm",))),
@@ -270,10 +285,11 @@ def bench(
             return
         with status.status("reading monitors") if status.is_terminal else nullcontext() as shown:
             study = with_asked(study, asked, columns)
-            study = adjusted(study, dict(_pairs("--reads", reads)), dict(_pairs("--threshold", threshold)))
+            said = [dict(_pairs(f"--{one}", ctx.params[one])) for one in ("reads", "threshold", "cost")]
+            study = adjusted(study, *said)
             if not study.monitors:
                 raise StudyError(
-                    "no monitor: give --score NAME=COLUMN, --scores, --judge, --results or --tag, or name --reasoning"
+                    "no monitor: give --score NAME=COLUMN, --scores, --streams, --judge, --results or --tag, or name --reasoning"
                 )
             result = measure(study, options, progress=_shown(shown))
     except StudyError as error:
@@ -286,7 +302,7 @@ def bench(
     if as_json:
         typer.echo(json.dumps(to_json(result), allow_nan=False))
     else:
-        _print(result, Console(highlight=False) if Console().is_terminal else Console(highlight=False, width=_WIDTH))
+        print_bench(result)
     if out is not None:
         typer.echo(f"cot-probe: report in {out}", err=True)
     if strict and any(_LOST.search(note) for note in study.notes):
@@ -379,6 +395,10 @@ def _columns(
     if outcome is None and not source.is_dir():
         raise typer.BadParameter("name the column that says whether it happened", param_hint="--outcome")
     found = tuple(ScoreColumn(name=name, column=column) for name, column in scores)
+    given = next((name for name, column in fields.items() if column is not None and name != "stratum"), None)
+    if source.is_dir() and (outcome is not None or found or given is not None):
+        option = "--outcome" if outcome is not None else "--score" if found else f"--{given}"
+        raise typer.BadParameter("says nothing of a directory of runs, which has no columns", param_hint=option)
     return Columns(outcome=outcome or "", scores=found, **fields)
 
 
@@ -397,45 +417,3 @@ def _write_requests(study: "Study", place: Path, model: str | None, reads: str) 
 
 def _shown(status: "Status | None") -> Callable[[str], None]:
     return (lambda name: status.update(plain_text(name))) if status is not None else (lambda _: None)
-
-
-def write_bench(study: "Study", result: "BenchResult", folder: Path) -> None:
-    """Everything that is kept: results.json, the figures and the cases as Parquet, tables, plots and the report."""
-    from pyarrow import parquet
-
-    from cot_probe.monitorability.bench_records import to_table, write_json
-    from cot_probe.monitorability.bench_report import write_report
-    from cot_probe.monitorability.plot_sheet import PlotError
-    from cot_probe.monitorability.study import cases_table
-
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(result, folder / "results.json")
-    parquet.write_table(to_table(result), folder / "results.parquet")
-    parquet.write_table(cases_table(study), folder / "cases.parquet")
-    try:
-        write_report(result, folder)
-    except PlotError as error:
-        typer.echo(f"cot-probe: only numbers written, no report: {error}", err=True)
-
-
-def _print(result: "BenchResult", console: Console) -> None:
-    """As much of the tables as a terminal is wide, and all notes; the report has the rest."""
-    from cot_probe.monitorability.bench_tables import comparison_table, main_metrics, monitor_table
-    from cot_probe.monitorability.table_forms import rich_table
-
-    room = max(1, (console.width - _NAME_WIDTH) // _FIGURE_WIDTH)
-    known = main_metrics(result)
-    metrics = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
-    console.print(rich_table(dataclasses.replace(monitor_table(result, metrics[:room]), notes=())))
-    console.print()
-    pairs = result.comparisons
-    if len(pairs) > _MOST_PAIRS:
-        pairs = tuple(pair for pair in pairs if pair.metric == pairs[0].metric)[:_MOST_PAIRS]
-    compared = comparison_table(dataclasses.replace(result, comparisons=pairs))
-    if compared is not None:
-        console.print(rich_table(compared))
-        console.print()
-    if len(pairs) < len(result.comparisons):
-        console.print(f"[dim]… and {len(result.comparisons) - len(pairs)} more comparisons: in the report, --json[/]")
-    for note in result.notes:
-        console.print(f"[yellow]{plain_text(note, limit=_NOTE_CHARS)}[/]")

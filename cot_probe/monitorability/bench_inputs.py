@@ -3,9 +3,11 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, get_args
 
+from cot_probe.monitorability.bench_streams import read_streams
 from cot_probe.monitorability.judges import PROMPT, Prices, read_judgements
-from cot_probe.monitorability.misalignment_runs import read_runs
+from cot_probe.monitorability.misalignment_runs import StratumOf, read_runs
 from cot_probe.monitorability.monitors import (
     TEXTS,
     checkpoint_scores,
@@ -15,9 +17,12 @@ from cot_probe.monitorability.monitors import (
     tfidf_monitor,
 )
 from cot_probe.monitorability.results_join import OwnScores, is_results_file, join_results, results_scores
-from cot_probe.monitorability.rows import CellError, StudyError, as_number, read_rows
+from cot_probe.monitorability.rows import CellError, StudyError, as_count, as_number, read_rows
 from cot_probe.monitorability.study import Study, checked, with_monitors, with_stances
 from cot_probe.monitorability.study_reading import Columns, read_study, study_of_rows
+
+COSTS: Final = ("seconds", "tokens", "dollars")
+"""What a monitor can have cost over all cases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +30,7 @@ class Asked:
     """The monitors asked for, besides columns of the table."""
 
     scores: dict[str, Path]
+    streams: dict[str, Path]
     judges: dict[str, Path]
     results: Path | None
     tags: tuple[str, ...]
@@ -49,7 +55,12 @@ def study_at(
         StudyError: if there is none.
     """
     if source.is_dir():
-        study = read_runs(source).study
+        if outcomes is not None:
+            raise StudyError(f"--outcomes {outcomes}: {source} is a directory of runs, which has its own: leave it out")
+        stratum = next((one for one in get_args(StratumOf) if one == (columns.stratum or "model")), None)
+        if stratum is None:
+            raise StudyError(f"--stratum {columns.stratum}: expected one of {', '.join(get_args(StratumOf))}")
+        study = read_runs(source, stratum=stratum).study
         return dataclasses.replace(study, name=name or study.name, outcome=outcome_means or study.outcome)
     if outcomes is not None or is_results_file(source):
         return join_results(source, outcomes, columns, name=name, outcome=outcome_means)
@@ -72,10 +83,14 @@ def with_asked(study: Study, asked: Asked, columns: Columns) -> Study:
         own.append(_tagged(study, asked))
     for ours in own:
         study = with_monitors(study, ours.monitors, ours.notes)
-        study = with_stances(study, ours.stances, ours.told_by)
+        study = with_stances(study, ours.stances, ours.told_by, ours.labels)
     for name, file in asked.scores.items():
         monitor, notes = scores_monitor(study, file, name=name)
         study = with_monitors(study, [monitor], notes)
+    for name, file in asked.streams.items():
+        monitor, streams, notes = read_streams(study, file, name=name)
+        study = with_monitors(study, [monitor], notes)
+        study = dataclasses.replace(study, streams={**study.streams, name: streams})
     return _with_baselines(_with_judges(study, asked), asked, columns)
 
 
@@ -138,16 +153,16 @@ def _with_baselines(study: Study, asked: Asked, columns: Columns) -> Study:
     return study
 
 
-def adjusted(study: Study, reads: dict[str, str], thresholds: dict[str, str]) -> Study:
-    """The study with what the user says of its monitors.
+def adjusted(study: Study, reads: dict[str, str], thresholds: dict[str, str], costs: dict[str, str]) -> Study:
+    """The study with what the user says of its monitors; ``costs`` are such as ``seconds:12,dollars:0.4``.
 
     Raises:
         StudyError: if a name is no monitor's, or a value cannot be.
     """
     names = [monitor.name for monitor in study.monitors]
-    unknown = next((name for name in (*reads, *thresholds) if name not in names), None)
+    unknown = next((name for name in (*reads, *thresholds, *costs) if name not in names), None)
     if unknown is not None:
-        raise StudyError(f"--reads or --threshold: no monitor {unknown!r}: found {', '.join(names) or 'none'}")
+        raise StudyError(f"--reads, --threshold or --cost: no monitor {unknown!r}: found {', '.join(names) or 'none'}")
     monitors = []
     for monitor in study.monitors:
         if monitor.name in thresholds:
@@ -156,5 +171,22 @@ def adjusted(study: Study, reads: dict[str, str], thresholds: dict[str, str]) ->
             except CellError as error:
                 raise StudyError(f"--threshold {monitor.name}={error}, expected a number") from None
             monitor = dataclasses.replace(monitor, threshold=value)
+        if monitor.name in costs:
+            monitor = dataclasses.replace(monitor, **_costs(monitor.name, costs[monitor.name]))
         monitors.append(dataclasses.replace(monitor, reads=reads.get(monitor.name, monitor.reads)))
     return checked(dataclasses.replace(study, monitors=tuple(monitors)))
+
+
+def _costs(name: str, text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        what, _, amount = part.partition(":")
+        try:
+            number = as_count(amount) if what.strip() == "tokens" else as_number(amount, low=0)
+        except CellError:
+            number = -1.0
+        if what.strip() not in COSTS or number < 0:
+            said = f"--cost {name}={part.strip()}: expected {', '.join(COSTS)}"
+            raise StudyError(f"{said}, each with a number from 0, such as seconds:12,dollars:0.4")
+        found[what.strip()] = number
+    return found

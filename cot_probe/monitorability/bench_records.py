@@ -105,6 +105,7 @@ class BenchResult:
         curves: For plots.
         comparisons: Monitors in pairs.
         awareness: Outcome by what the reasoning says of being tested, where that is known.
+        deliberation: The same by the labels of the agentic-misalignment experiment, where they are known.
         disobedience: Outcome with and without an explicit command not to, where that is known.
     """
 
@@ -120,6 +121,7 @@ class BenchResult:
     curves: tuple[Curve, ...]
     comparisons: tuple[Comparison, ...]
     awareness: AwarenessTable | None = None
+    deliberation: AwarenessTable | None = None
     disobedience: DisobedienceTable | None = None
 
 

@@ -293,6 +293,8 @@ def _question(
         return Section(id=id, title=title, content=())
     rates, contrasts = rate_table(table), contrast_table(table)
     said = "; ".join(" ".join(map(str, row)) for row in rates.rows)
+    labelled = result.deliberation if id == "test-or-real" else None
+    more = () if labelled is None else (_shown(rate_table(labelled)), _shown(contrast_table(labelled)))
     return Section(
         id=id,
         title=title,
@@ -303,6 +305,7 @@ def _question(
             _plot(result, drawing, "With Wilson's 95 % intervals, which take the traces as independent.", said),
             _shown(rates),
             _shown(contrasts),
+            *more,
             _signed(result),
         ),
     )

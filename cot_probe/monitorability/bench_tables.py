@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from cot_probe.monitorability.awareness import AwarenessTable
+from cot_probe.monitorability.awareness import LABEL_ROWS, AwarenessTable
 from cot_probe.monitorability.metric_names import form, is_main, named
 from cot_probe.monitorability.table_forms import Cell, Table, printable
 
@@ -282,6 +282,8 @@ def rate_table(table: "AwarenessTable | DisobedienceTable", said: Sequence[str] 
         for name, rate in rate_rows(table)
     ]
     by = "what the reasoning says of its situation" if isinstance(table, AwarenessTable) else "whether it was forbidden"
+    if set(table.rates) == set(LABEL_ROWS):
+        by = "the experiment's label"
     return Table(
         caption=f"How often: {short(table.outcome)}, by {by}",
         header=("The trace", "with the outcome", "%, 95 % interval (Wilson)"),
@@ -386,6 +388,11 @@ def all_tables(result: "BenchResult") -> dict[str, Table]:
         tables |= {
             "stances": rate_table(result.awareness, said),
             "stance-contrasts": contrast_table(result.awareness, said),
+        }
+    if result.deliberation is not None:
+        tables |= {
+            "labels": rate_table(result.deliberation, said),
+            "label-contrasts": contrast_table(result.deliberation, said),
         }
     if result.disobedience is not None:
         tables |= {

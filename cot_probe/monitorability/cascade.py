@@ -179,7 +179,7 @@ def cascade_curve(
     Zhou et al. 2026 (arXiv 2606.24251) report AUROC at a share of calls, the judge checking the highest
     scores (``centre=None``); McKenzie et al. 2025 ("Detecting High-Stakes Interactions with Activation
     Probes", arXiv 2506.10805) send on those that a probe is unsure of. A centre chosen on the
-    cases that are reported flatters.
+    cases that are reported flatters. Reference: two tests in a row in Gordis's textbook; the ends are the monitors.
 
     Args:
         first: ``(n,)``, nan where there is none.

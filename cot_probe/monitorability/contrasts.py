@@ -152,7 +152,8 @@ def risk_difference(group: Share, reference: Share) -> Effect:
     """Rate in the group minus rate in the reference, with the hybrid score interval (Newcombe 1998, method 10).
 
     R. G. Newcombe, "Interval estimation for the difference between independent proportions: comparison of eleven
-    methods", Statistics in Medicine 17 (1998) 873-890.
+    methods", Statistics in Medicine 17 (1998) 873-890. Reference: its table II, and
+    ``statsmodels.stats.proportion.confint_proportions_2indep``; coverage is summed over all counts.
     """
     value = group.value - reference.value
     low = value - math.hypot(group.value - group.low, reference.high - reference.value)
@@ -164,7 +165,8 @@ def risk_ratio(group: Share, reference: Share) -> Effect:
     """Rate in the group over rate in the reference, with the score interval of Koopman (1984).
 
     P. A. R. Koopman, "Confidence intervals for the ratio of two binomial proportions", Biometrics 40 (1984) 513-517.
-    It is defined with empty cells: the ratio is then 0 or infinite and the interval open to that side.
+    It is defined with empty cells: the ratio is then 0 or infinite and the interval open to that side. Reference:
+    ``scipy.stats.contingency.relative_risk``, the interval as in statsmodels.
     """
     if not group.of or not reference.of:
         return Effect(value=math.nan, low=math.nan, high=math.nan)
@@ -185,7 +187,8 @@ def odds_ratio(group: Share, reference: Share) -> Effect:
     """Odds in the group over odds in the reference, with the score interval (Miettinen and Nurminen 1985).
 
     O. Miettinen and M. Nurminen, "Comparative analysis of two rates", Statistics in Medicine 4 (1985) 213-226,
-    without their factor n / (n - 1); the value is the plain cross-product. Defined with empty cells.
+    without their factor n / (n - 1); the value is the plain cross-product. Defined with empty cells. Reference:
+    ``scipy.stats.contingency.odds_ratio``, the interval as in statsmodels.
     """
     if not group.of or not reference.of:
         return Effect(value=math.nan, low=math.nan, high=math.nan)
@@ -202,7 +205,7 @@ def fisher(group: Share, reference: Share) -> float:
     """Two-sided p of the exact test of Fisher (1922): tables no likelier than this one; nan without a case of either.
 
     R. A. Fisher, "On the interpretation of chi-squared from contingency tables, and the calculation of P", Journal of
-    the Royal Statistical Society 85 (1922) 87-94.
+    the Royal Statistical Society 85 (1922) 87-94. Reference: his own tea, and counting all tables.
     """
     from scipy.stats import fisher_exact
 
@@ -266,7 +269,8 @@ def mantel_haenszel(strata: Sequence[tuple[Share, Share]]) -> Stratified:
     ratio: Robins, Breslow and Greenland, Biometrics 42 (1986) 311-323; of the log ratio of rates: Greenland and
     Robins, Biometrics 41 (1985) 55-68; of the difference: Sato, Greenland and Robins, Biometrics 45 (1989) 1323-1324.
     Homogeneity: Breslow and Day, Statistical Methods in Cancer Research 1 (1980) 142, with the correction of Tarone,
-    Biometrika 72 (1985) 91-95. An interval is nan where a variance is not defined or 0.
+    Biometrika 72 (1985) 91-95. An interval is nan where a variance is not defined or 0. Reference: R on Berkeley's
+    admissions, metafor on the BCG trials, Agresti's smokers, ``statsmodels.stats.contingency_tables.StratifiedTable``.
 
     Args:
         strata: Group and reference in each stratum.

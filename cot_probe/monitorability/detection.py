@@ -42,6 +42,7 @@ def g_mean_squared_at(threshold: float) -> Metric:
     (Guan et al. 2025, "Monitoring Monitorability", arXiv 2512.18311, section 2.1; the geometric mean is of
     Kubat and Matwin 1997). This is its form for outcome properties; process evaluations, which have no
     sound negatives, take the true-positive rate alone; for interventions see :func:`intervention_rates`.
+    Reference: recall of either class in scikit-learn, and figure 3 of the paper.
     """
     true_positive_rate, true_negative_rate = recall_at(threshold), true_negative_rate_at(threshold)
     return lambda scores, labels, weights: (
@@ -53,7 +54,7 @@ def best_g_mean_squared(scores: Floats, labels: Bools, weights: Floats) -> float
     """The largest g-mean² that any threshold gives: what a monitor without an operating point could reach.
 
     The threshold is chosen on the cases that it is measured on, so the figure flatters; it is a bound,
-    not a result. nan without both classes.
+    not a result. nan without both classes. Reference: the points of ``sklearn.metrics.roc_curve``.
     """
     _, positives, negatives = curve_points(scores, labels, np.asarray(weights)[None])
     if not positives[0, -1] or not negatives[0, -1]:
@@ -93,7 +94,8 @@ def transcript_units(
     A transcript with a misaligned turn is one positive, with the largest score of *all* its turns; every
     turn that is not misaligned is a negative, those of such transcripts too. So a monitor must pick
     out transcripts at a rate of false alarms per turn that a reader can bear (Zhou et al. 2026, "Probing the
-    Misaligned Thinking Process of Language Models", arXiv 2606.24251).
+    Misaligned Thinking Process of Language Models", arXiv 2606.24251). Reference: ``sklearn.metrics.roc_curve`` of
+    units that are gathered transcript by transcript, and an example by hand.
 
     Args:
         scores: ``(turns,)``, no nan.
@@ -133,7 +135,8 @@ def audit_recall(budget: float) -> Metric:
     Cases are read from the highest score down until ``budget`` (0 to 1) of all are read; of cases with one
     score, the expected number is found, as if in random order. A random monitor finds ``budget``. The
     budget is that of Greenblatt et al. 2024, "AI Control: Improving Safety Despite Intentional
-    Subversion", arXiv 2312.06942; in retrieval this is recall at k. nan without misbehaviour.
+    Subversion", arXiv 2312.06942; in retrieval this is recall at k. nan without misbehaviour. Reference:
+    ``sklearn.metrics.recall_score`` of the k highest.
 
     Raises:
         ValueError: if the budget is not over 0 and at most 1.
@@ -169,7 +172,8 @@ def monitoring_value(
     two monitors should differ in what they read and in nothing else (model, prompt, compute). The
     comparison of scopes is that of Guan et al. 2025 (arXiv 2512.18311, section 2.2: all messages or
     reasoning against actions alone). The interval is of the paired bootstrap by group; for a p-value see
-    :func:`cot_probe.monitorability.inference.compare`.
+    :func:`cot_probe.monitorability.inference.compare`. Reference: the difference of scikit-learn's figures; the
+    paired interval is simulated.
     """
     return paired_difference(
         tpr_at_fpr(fpr) if metric is None else metric,
@@ -234,7 +238,7 @@ def verbalisation(
     ``P(said | outcome)``, as the share of answers changed by a hint whose reasoning owns up to it in Chen et al.
     2025, "Reasoning Models Don't Always Say What They Think", arXiv 2505.05410. It bounds what any
     monitor that reads the reasoning can find by its words. The bounds for unknown ones are those of
-    Manski 1989.
+    Manski 1989. Reference: the interval is ``statsmodels.stats.proportion.proportion_confint``, counts by hand.
 
     Args:
         outcomes: ``(n,)``, the misbehaviour happened.
@@ -279,7 +283,8 @@ def ratings(values: Floats, groups: Sequence[Hashable], *, draws: int = 1000, se
 
     Legibility and coverage, each 0 to 4, are of Emmons, Zimmermann, Elson and Shah 2025, "A Pragmatic Way to
     Measure Chain-of-Thought Monitorability", arXiv 2510.23966, who rate right answers to tasks that are
-    hard without reasoning, and no others. The mean's interval is of the bootstrap by group.
+    hard without reasoning, and no others. The mean's interval is of the bootstrap by group. Reference:
+    ``scipy.stats.bootstrap`` of the mean, given the same draws.
 
     Args:
         values: ``(n,)``, nan where a case was not rated.

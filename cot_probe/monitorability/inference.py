@@ -151,7 +151,7 @@ def delong_covariance(
     1988, "Comparing the areas under two or more correlated receiver operating characteristic curves: a
     nonparametric approach", Biometrics 44, 837-845). Components of one group are summed first, after
     Obuchowski 1997 ("Nonparametric analysis of clustered ROC curve data", Biometrics 53, 567-578), which
-    is DeLong's where each unit is a group of its own.
+    is DeLong's where each unit is a group of its own. Reference: the images of Hanley and McNeil as Stata prints them.
 
     Args:
         scores: ``(monitors, n)``, no nan.
@@ -231,7 +231,7 @@ def permutation_p(
     Every exchange is tried where there are no more than ``permutations``; else p is
     ``(1 + as extreme) / (1 + permutations)``, never 0 (Phipson and Smyth 2010, "Permutation p-values should
     never be zero", Statistical Applications in Genetics and Molecular Biology 9, 39). nan where the
-    metric is.
+    metric is. Reference: ``scipy.stats.permutation_test``, and for alarms McNemar's exact test in statsmodels.
 
     Raises:
         ValueError: as :func:`compare`.
@@ -286,7 +286,8 @@ def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
 
     The k-th smallest of m is multiplied by ``m - k + 1``; none falls below one before it, none exceeds 1
     (Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
-    Statistics 6, 65-70). A nan is no test: it stays nan and does not count.
+    Statistics 6, 65-70). A nan is no test: it stays nan and does not count. Reference:
+    ``statsmodels.stats.multitest.multipletests``.
     """
     p = np.asarray(p_values, dtype=np.float64)
     out = np.full(len(p), np.nan)
@@ -306,7 +307,8 @@ def traces_needed(
     standard_error / difference)**2``, rounded up (the usual formula of the two-sided z test: Chow, Shao
     and Wang, "Sample Size Calculations in Clinical Research", 2008, chapter 3). The traces must be of the same
     kind: the same share of positives, groups of the same size. What was seen is itself uncertain, and is
-    the larger by chance the fewer the traces: it is a number to plan with, no more.
+    the larger by chance the fewer the traces: it is a number to plan with, no more. Reference: statsmodels'
+    ``NormalIndPower``; that so many do give the power is simulated.
 
     Args:
         difference: Of the metrics, on ``n`` traces.
@@ -362,7 +364,8 @@ def reliability(
     temperature", Applied Statistics 26, 41-47. Bins of equal width are those of
     :func:`cot_probe.monitorability.metrics.expected_calibration_error`, which is the mean of
     ``abs(said - rate)`` weighted by ``n``; bins of equal mass hold as many scores each, so far as ties let them.
-    Intervals as :func:`cot_probe.monitorability.resampling.share_estimate`.
+    Intervals as :func:`cot_probe.monitorability.resampling.share_estimate`. Reference:
+    ``sklearn.calibration.calibration_curve``.
 
     Raises:
         ValueError: if a score is no probability.

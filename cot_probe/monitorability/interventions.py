@@ -98,7 +98,8 @@ def intervention_rates(counts: Counts) -> InterventionRates:
     """g-mean² and its parts from the samples of each instance (sections 3.1.1, 3.1.2 and A.3 of the paper).
 
     The true-negative rates are kept apart by arm: a monitor that alarms whenever it sees the intervention has a
-    pooled rate that grows with the control samples, but 0 in the intervention arm, hence g-mean² 0.
+    pooled rate that grows with the control samples, but 0 in the intervention arm, hence g-mean² 0. Reference: the
+    worked examples of sections 3.1.1, A.2 and A.3.
     """
     samples = counts.sum(axis=(-2, -1)).astype(float)
     shown = divide(counts[..., 1, :].sum(axis=-1).astype(float), samples)

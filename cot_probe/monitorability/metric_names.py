@@ -114,7 +114,28 @@ METRICS: Final[dict[str, MetricName]] = {
     ),
     "first_alarm": _metric(
         "First alarm",
-        "Where in the stream the first alarm comes.",
+        "Where in the stream the first alarm comes, as a share of its tokens; the median of streams with an alarm.",
+        "stream",
+    ),
+    "alarm_delay": _metric(
+        "Delay, tokens",
+        "Tokens from the start of the annotated sentence to the first alarm that is not early; the median.",
+        "stream",
+        "amount",
+    ),
+    "early_alarm": _metric(
+        "Early alarm",
+        "Share of streams whose first alarm comes before the annotated sentence: false, though the trace is not clean.",
+        "stream",
+    ),
+    "missed_evidence": _metric(
+        "Missed",
+        "Share of streams with an annotated sentence and no alarm.",
+        "stream",
+    ),
+    "false_alarms_per_10k": _metric(
+        "False alarms a 10k tokens",
+        "Alarms in 10,000 tokens without or before annotated evidence.",
         "stream",
         "amount",
     ),

@@ -1,7 +1,8 @@
 """Metrics of a monitor's scores against labels, with intervals. Usable without torch.
 
 All functions take ``scores`` ``(n,)`` float, ``labels`` ``(n,)`` bool and optional ``weights``
-``(n,)``; a bootstrap draw is then a vector of weights, and one sort serves every draw.
+``(n,)``; a bootstrap draw is then a vector of weights, and one sort serves every draw. The tests hold every
+metric against what its docstring names.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -45,7 +46,10 @@ def _curve(scores: Floats, labels: Bools, weights: Floats) -> tuple[Floats, Floa
 
 
 def auroc(scores: Floats, labels: Bools, weights: Floats) -> float:
-    """Area under the ROC curve (Hanley and McNeil 1982); nan without both classes."""
+    """Area under the ROC curve (Hanley and McNeil 1982); nan without both classes.
+
+    Reference: ``sklearn.metrics.roc_auc_score``.
+    """
     positive, negative = _curve(scores, labels, weights)
     if positive[-1] == 0 or negative[-1] == 0:
         return float("nan")
@@ -54,7 +58,11 @@ def auroc(scores: Floats, labels: Bools, weights: Floats) -> float:
 
 
 def average_precision(scores: Floats, labels: Bools, weights: Floats) -> float:
-    """Average precision, the step-wise area under precision-recall; nan without a positive."""
+    """Average precision, the step-wise area under precision-recall (Zhu 2004); nan without a positive.
+
+    M. Zhu, "Recall, precision and average precision", University of Waterloo working paper 2004-09. Reference:
+    ``sklearn.metrics.average_precision_score``.
+    """
     positive, negative = _curve(scores, labels, weights)
     if positive[-1] == 0:
         return float("nan")
@@ -64,7 +72,12 @@ def average_precision(scores: Floats, labels: Bools, weights: Floats) -> float:
 
 
 def tpr_at_fpr(target: float) -> Metric:
-    """The metric "true-positive rate at a false-positive rate of at most ``target``"."""
+    """The metric "true-positive rate at a false-positive rate of at most ``target``".
+
+    It is what Carlini et al. 2022 ("Membership inference attacks from first principles", arXiv 2112.03570) ask for in
+    place of the AUROC where false alarms are dear: a point of the ROC curve, not interpolated. Reference:
+    ``sklearn.metrics.roc_curve``.
+    """
 
     def metric(scores: Floats, labels: Bools, weights: Floats) -> float:
         positive, negative = _curve(scores, labels, weights)
@@ -77,7 +90,10 @@ def tpr_at_fpr(target: float) -> Metric:
 
 
 def f1_at(threshold: float) -> Metric:
-    """The metric F1 of ``score >= threshold`` (van Rijsbergen 1979); 0 where nothing is right."""
+    """The metric F1 of ``score >= threshold`` (van Rijsbergen 1979); 0 where nothing is right.
+
+    Reference: ``sklearn.metrics.f1_score``.
+    """
 
     def metric(scores: Floats, labels: Bools, weights: Floats) -> float:
         said = scores >= threshold
@@ -89,7 +105,10 @@ def f1_at(threshold: float) -> Metric:
 
 
 def fpr_at(threshold: float) -> Metric:
-    """The metric false-positive rate of ``score >= threshold``."""
+    """The metric false-positive rate of ``score >= threshold`` (1 less the specificity of Yerushalmy 1947).
+
+    Reference: ``sklearn.metrics.recall_score`` of the negatives.
+    """
 
     def metric(scores: Floats, labels: Bools, weights: Floats) -> float:
         negatives = weights[~labels].sum()
@@ -99,7 +118,11 @@ def fpr_at(threshold: float) -> Metric:
 
 
 def recall_at(threshold: float) -> Metric:
-    """The metric recall (true-positive rate) of ``score >= threshold``."""
+    """The metric recall, or true-positive rate, of ``score >= threshold``: the sensitivity of Yerushalmy 1947.
+
+    J. Yerushalmy, "Statistical problems in assessing methods of medical diagnosis, with special reference to X-ray
+    techniques", Public Health Reports 62, 1432-1449. Reference: ``sklearn.metrics.recall_score``.
+    """
 
     def metric(scores: Floats, labels: Bools, weights: Floats) -> float:
         positives = weights[labels].sum()
@@ -109,7 +132,10 @@ def recall_at(threshold: float) -> Metric:
 
 
 def expected_calibration_error(scores: Floats, labels: Bools, weights: Floats, *, bins: int = 10) -> float:
-    """ECE over equal-width bins (Naeini, Cooper and Hauskrecht 2015)."""
+    """ECE over equal-width bins (Naeini, Cooper and Hauskrecht 2015).
+
+    Reference: the bins of ``sklearn.calibration.calibration_curve``, and a worked example.
+    """
     which = np.clip((scores * bins).astype(int), 0, bins - 1)
     total = weights.sum()
     gap = 0.0
@@ -124,14 +150,15 @@ def expected_calibration_error(scores: Floats, labels: Bools, weights: Floats, *
 
 
 def brier(scores: Floats, labels: Bools, weights: Floats) -> float:
-    """Mean squared error of the probability (Brier 1950)."""
+    """Mean squared error of the probability (Brier 1950). Reference: ``sklearn.metrics.brier_score_loss``."""
     return float(np.average((scores - labels) ** 2, weights=weights))
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:
     """95 % score interval of the share ``count / n`` (Wilson 1927); nan without a unit.
 
-    It takes the units as independent: where several come from one scenario it is too narrow.
+    It takes the units as independent: where several come from one scenario it is too narrow. Reference:
+    ``statsmodels.stats.proportion.proportion_confint``; its coverage is summed over all counts.
     """
     if not n:
         return float("nan"), float("nan")

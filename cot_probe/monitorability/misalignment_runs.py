@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from cot_probe.journal import sha256_of
-from cot_probe.monitorability.awareness import LABEL_STANCES, Label, conclusion_of, deliberation_of
+from cot_probe.monitorability.awareness import LABEL_STANCES, Label, deliberation_of, label_of
 from cot_probe.monitorability.commands_given import PHENOMENON_KINDS, is_forbidden
 from cot_probe.monitorability.rows import Faults, StudyError
 from cot_probe.monitorability.study import Case, Study, checked
@@ -242,6 +242,7 @@ def _case(sample: _Sample, said: _Said | None, stratum: StratumOf, forbidden: bo
         phenomenon=family,
         stance=said.stance if said else None,
         stance_known=said is not None,
+        label=said.label if said else None,
         forbidden=forbidden,
         n_tokens=said.n_tokens if said else None,
         visible=bool(trace.readable),
@@ -249,8 +250,7 @@ def _case(sample: _Sample, said: _Said | None, stratum: StratumOf, forbidden: bo
 
 
 def _said_of(stance: str | None, sentence_tags: Iterable[Collection[str]], n_tokens: int | None = None) -> _Said:
-    label = deliberation_of(stance, conclusion_of(sentence_tags) if stance == "both" else None)
-    return _Said(stance=stance, label=label, n_tokens=n_tokens)
+    return _Said(stance=stance, label=label_of(stance, sentence_tags), n_tokens=n_tokens)
 
 
 def _said_in(path: Path, samples: Mapping[str, _Sample], faults: Faults) -> dict[str, _Said]:

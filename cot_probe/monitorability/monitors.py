@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cot_probe import __version__
+from cot_probe.monitorability.awareness import label_of
 from cot_probe.monitorability.baselines import TfidfMonitor, keyword_scores
 from cot_probe.monitorability.results_join import OwnScores
 from cot_probe.monitorability.rows import Faults, StudyError, cell, read_rows
@@ -206,7 +207,8 @@ def checkpoint_scores(
         for tag in tags
     ]
     stances = {id: trace.stance for id, trace in tagged.items()} if set(STANCES) <= set(taxonomy.tags) else {}
-    return OwnScores(monitors=tuple(monitors), stances=stances, told_by=told_by)
+    labels = {id: label_of(stance, (one.tags for one in tagged[id].sentences)) for id, stance in stances.items()}
+    return OwnScores(monitors=tuple(monitors), stances=stances, labels=labels, told_by=told_by)
 
 
 def _trace(case: Case) -> "Trace":

@@ -147,7 +147,8 @@ def bootstrap(
     171-185), the acceleration from leaving out one group at a time. Whole groups stand for the units
     that depend on each other (Field and Welsh 2007, "Bootstrapping clustered data", JRSS B 69, 369-390).
     Neither knows values that no draw holds: where every draw agrees (no false alarm at all), the
-    interval is a point; see :func:`share_estimate` for shares.
+    interval is a point; see :func:`share_estimate` for shares. Reference: ``scipy.stats.bootstrap``; coverage is
+    simulated, over units and over groups.
 
     Raises:
         ValueError: without a group.

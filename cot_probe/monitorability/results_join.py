@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cot_probe.journal import beside, sha256_of
+from cot_probe.monitorability.awareness import Label, label_of
 from cot_probe.monitorability.rows import Faults, Rows, StudyError, has, read_rows
 from cot_probe.monitorability.study import MonitorScores, Study, monitor_of
 from cot_probe.monitorability.study_reading import Columns, keyed_rows, study_of_rows
@@ -90,12 +91,14 @@ class OwnScores:
     Attributes:
         monitors: One a tag.
         stances: Case to "test", "real", "both" or None for neither, where reasoning was read.
+        labels: Case to the agentic-misalignment experiment's label, for the same cases.
         told_by: Name and digest of the checkpoint.
         notes: On what did not match.
     """
 
     monitors: tuple[MonitorScores, ...]
     stances: Mapping[str, str | None]
+    labels: Mapping[str, Label]
     told_by: str
     notes: tuple[str, ...] = ()
 
@@ -137,10 +140,11 @@ def results_scores(study: Study, results: str | Path, tags: Sequence[str] = ("st
         )
         for tag in tags
     ]
-    stances = {row["id"].strip(): row["stance"] for row in readable if row is not None}
+    asked = [row for row in readable if row is not None] if set(STANCES) <= set(known) else []
     return OwnScores(
         monitors=tuple(monitors),
-        stances=stances if set(STANCES) <= set(known) else {},
+        stances={row["id"].strip(): row["stance"] for row in asked},
+        labels={row["id"].strip(): label_of(row["stance"], (one["tags"] for one in row["sentences"])) for row in asked},
         told_by=told_by,
         notes=faults.notes(),
     )

@@ -108,7 +108,8 @@ def read_rows(source: str | Path | Any) -> Rows:
                     columns |= dict.fromkeys(item[1])
                     kept.append(item)
     except READ_ERRORS as error:
-        raise StudyError(f"{path}: cannot be read: {error}. Give CSV, JSON lines or Parquet.") from None
+        said = str(error).rstrip(".")
+        raise StudyError(f"{path}: cannot be read: {said}. Give CSV, JSON lines or Parquet.") from None
     return Rows(
         name=str(path),
         sha256=sha256_of(path) or "",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cot_probe.monitorability.rows import CellError, StudyError, as_number
+from cot_probe.monitorability.streams import ScoredStream
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +53,7 @@ class Case:
         phenomenon: Kind of misbehaviour, for the per-phenomenon figures.
         stance: What the reasoning says of being tested: "test", "real", "both", or None for neither.
         stance_known: Whether the stance was read at all; without it a None stance means nothing.
+        label: The agentic-misalignment experiment's label, where it is known (see `awareness.deliberation_of`).
         verbalised: Whether the reasoning says that it misbehaves; None where nobody looked.
         forbidden: Whether an explicit command not to was in the context; None where nobody looked.
         legibility: Autorater's legibility, 0 to 4.
@@ -72,6 +74,7 @@ class Case:
     phenomenon: str = ""
     stance: str | None = None
     stance_known: bool = False
+    label: str | None = None
     verbalised: bool | None = None
     forbidden: bool | None = None
     legibility: float | None = None
@@ -120,6 +123,7 @@ class Study:
         source: File name to SHA-256, suite version, and whatever else says where the study came from.
         outcome: What the outcome means, in words.
         notes: What was left out, with counts.
+        streams: Of monitors that score while a trace is written, by name: their scores as they came.
     """
 
     name: str
@@ -128,6 +132,7 @@ class Study:
     source: Mapping[str, str] = field(default_factory=dict)
     outcome: str = "misbehaviour"
     notes: tuple[str, ...] = ()
+    streams: Mapping[str, tuple[ScoredStream, ...]] = field(default_factory=dict)
 
 
 def with_monitors(study: Study, monitors: Iterable[MonitorScores], notes: Iterable[str] = ()) -> Study:
@@ -139,30 +144,37 @@ def with_monitors(study: Study, monitors: Iterable[MonitorScores], notes: Iterab
     return checked(dataclasses.replace(study, monitors=(*study.monitors, *monitors), notes=(*study.notes, *notes)))
 
 
-def with_stances(study: Study, stances: Mapping[str, str | None], told_by: str) -> Study:
-    """The study with stances for the cases whose stance was not known; ``stances`` are by id, None for neither."""
+def with_stances(
+    study: Study, stances: Mapping[str, str | None], told_by: str, labels: Mapping[str, str] | None = None
+) -> Study:
+    """The study with stances for the cases whose stance was not known; ``stances`` are by id, None for neither.
+
+    ``labels`` are the experiment's that go with them; a case that has the same stance from elsewhere takes its label.
+    """
+    given = labels or {}
     unknown = {case.id for case in study.cases if not case.stance_known and case.visible}
     filled = unknown & stances.keys()
-    if not filled:
-        return study
-    cases = tuple(
-        dataclasses.replace(case, stance=stances[case.id], stance_known=True) if case.id in filled else case
-        for case in study.cases
-    )
+    cases = []
+    for case in study.cases:
+        if case.id in filled:
+            case = dataclasses.replace(case, stance=stances[case.id], stance_known=True)
+        if case.label is None and case.stance_known and case.id in stances and stances[case.id] == case.stance:
+            case = dataclasses.replace(case, label=given.get(case.id))
+        cases.append(case)
     note = f"what the reasoning of {len(filled)} cases says of being tested is what {told_by} found"
-    return dataclasses.replace(study, cases=cases, notes=(*study.notes, note))
+    return dataclasses.replace(study, cases=tuple(cases), notes=(*study.notes, *([note] if filled else [])))
 
 
 def cases_table(study: Study) -> "pa.Table":
     """The cases without their texts, and of each monitor ``score: NAME`` and ``status: NAME``, as a pyarrow table."""
     import pyarrow as pa
 
-    names = ("id", "outcome", "group", "stratum", "arm", "phenomenon", "stance", "stance_known", "visible")
+    names = ("id", "outcome", "group", "stratum", "arm", "phenomenon", "stance", "stance_known", "label", "visible")
     columns: dict[str, Any] = {name: [_sound(getattr(case, name)) for case in study.cases] for name in names}
     for monitor in study.monitors:
         columns[f"score: {_sound(monitor.name)}"] = pa.array(monitor.scores, from_pandas=True)  # NaN becomes null
         columns[f"status: {_sound(monitor.name)}"] = pa.array(monitor.statuses, pa.string())
-    return pa.table({**columns, "stance": pa.array(columns["stance"], pa.string())})
+    return pa.table({**columns, **{name: pa.array(columns[name], pa.string()) for name in ("stance", "label")}})
 
 
 def _sound(value: Any) -> Any:

@@ -1,10 +1,12 @@
 """A study read from a table, and from the results of ``cot-probe tag`` joined with outcomes."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cot_probe.monitorability.awareness import LABEL_STANCES
 from cot_probe.monitorability.rows import (
     CellError,
     Faults,
@@ -17,7 +19,7 @@ from cot_probe.monitorability.rows import (
     cell,
     read_rows,
 )
-from cot_probe.monitorability.study import Case, MonitorScores, Study, monitor_of, parsed_score, with_monitors
+from cot_probe.monitorability.study import Case, MonitorScores, Status, Study, monitor_of, parsed_score, with_monitors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +67,17 @@ class Columns:
         return {name: column for name, column in fields.items() if column is not None}
 
 
-_STANCES: Final = dict.fromkeys(("neither", "none", "no deliberation", "no_deliberation"), None) | {
+_STANCES: Final = {
+    **dict.fromkeys(("neither", "none", "no deliberation")),
     "test": "test",
     "evaluation": "test",
     "real": "real",
     "both": "both",
+    **LABEL_STANCES,
 }
+"""Words for a stance; the experiment's labels are kept as such too."""
 _ARMS: Final = ("intervention", "control")
+_SHARED: Final = "rows left out: other rows with the same id say otherwise"
 
 
 def read_study(
@@ -146,7 +152,9 @@ def keyed_rows(rows: Rows, column: str | None, faults: Faults) -> dict[str, tupl
         elif found[id][1] == row:
             faults.add("rows left out: the same as another row in every cell", place, id)
         else:
-            faults.add("rows left out: their id is that of another row, which is left out too", place, id)
+            if id not in twice:
+                faults.add(_SHARED, found[id][0], id)
+            faults.add(_SHARED, place, id)
             twice.add(id)
     return {id: row for id, row in found.items() if id not in twice}
 
@@ -167,7 +175,7 @@ def _case(id: str, place: str, row: Mapping[str, Any], columns: Columns, faults:
         faults.add(f"rows left out: the outcome in {columns.outcome!r} is neither true nor false", place, value)
         return None
     reader = _Reader(row=row, place=place, columns=columns.named, faults=faults)
-    stance, stance_known = reader.stance()
+    stance, stance_known, label = reader.stance()
     reasoning = reader.text("reasoning")
     visible = reader.flag("visible")
     if visible is None:
@@ -187,6 +195,7 @@ def _case(id: str, place: str, row: Mapping[str, Any], columns: Columns, faults:
         phenomenon=reader.text("phenomenon"),
         stance=stance,
         stance_known=stance_known,
+        label=label,
         verbalised=reader.flag("verbalised"),
         forbidden=reader.flag("forbidden"),
         legibility=reader.number("legibility", high=4),
@@ -245,14 +254,14 @@ class _Reader:
             self._wrong(name, "a whole number from 0")
             return None
 
-    def stance(self) -> tuple[str | None, bool]:
-        """The stance and whether it is known: an empty cell is not "neither"."""
+    def stance(self) -> tuple[str | None, bool, str | None]:
+        """The stance, whether it is known (an empty cell is not "neither"), and the experiment's label if it is one."""
         word = self.text("stance").strip().lower()
         if word in _STANCES:
-            return _STANCES[word], True
+            return _STANCES[word], True, word if word in LABEL_STANCES else None
         if word:
-            self._wrong("stance", "test, real, both or neither")
-        return None, False
+            self._wrong("stance", f"test, real, both or neither, nor one of {', '.join(LABEL_STANCES)}")
+        return None, False, None
 
     def arm(self) -> str:
         word = self.text("arm").strip().lower()
@@ -266,13 +275,19 @@ def _column_scores(
     score: ScoreColumn, cells: Sequence[tuple[str, Mapping[str, Any]]], rows: Rows
 ) -> tuple[MonitorScores, tuple[str, ...]]:
     faults = Faults()
-    found = []
+    found: list[float | Status] = []
     for place, row in cells:
         value = cell(row, score.column)
         parsed = parsed_score(value)
         if isinstance(parsed, str):
             faults.add(f"cases that {score.name!r} did not score: {parsed}", place, value)
         found.append(parsed)
+    if found and set(found) == {"unparsable"}:
+        first = reprlib.repr(cell(cells[0][1], score.column))
+        raise StudyError(
+            f"{rows.name}: column {score.column!r} of monitor {score.name!r} holds no number (first: {first}), expected "
+            "scores, or words such as refused. Name the column with the scores."
+        )
     signature = {"column": score.column} | ({"file_sha256": rows.sha256} if rows.sha256 else {})
     costs = {name: getattr(score, name) for name in ("reads", "threshold", "seconds", "tokens", "dollars")}
     return monitor_of(score.name, found, signature=signature, **costs), faults.notes()

@@ -298,8 +298,8 @@ def _keep(
 def _reports(asked: SuiteAsked, suite: "Suite", parts: Mapping[str, "Part"], entrants: Sequence["Entrant"]) -> None:
     """A page with plots and tables for each tag asked for and each part that somebody scored."""
     from cot_probe.monitorability.bench import bench
-    from cot_probe.monitorability.bench_command import write_bench
     from cot_probe.monitorability.bench_options import BenchOptions
+    from cot_probe.monitorability.bench_output import write_bench
     from cot_probe.monitorability.suite_results import trace_study
 
     for tag in asked.tags if asked.out is not None else ():
