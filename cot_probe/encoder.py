@@ -6,7 +6,7 @@ because "considered and rejected" is not the maximum over sentences.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +88,10 @@ class Batch:
             mask=self.mask.to(device),
             owners=self.owners.to(device),
         )
+
+
+States = Callable[[Batch], Sequence[Tensor]]
+"""A batch to the hidden states after each of the encoder's ``layers``, ``(n_windows, n_tokens, width)`` each."""
 
 
 def collate(windows: Sequence[Window], first_rows: Sequence[int], *, padding: int) -> Batch:
@@ -215,13 +219,20 @@ class Encoder(nn.Module):
         kinds = getattr(getattr(body, "config", None), "type_vocab_size", 0) or 0
         self._takes_types = kinds > 1
 
-    def pool(self, batch: Batch, sums: Tensor, counts: Tensor) -> None:
-        """Add each sentence's token vectors to ``sums`` ``(n_sentences, d)``, its tokens to ``counts``."""
+    def states(self, batch: Batch) -> Sequence[Tensor]:
+        """The hidden states of the body itself: what a :data:`States` of another backend stands for."""
         inputs = {"input_ids": batch.ids, "attention_mask": batch.mask}
         if self._takes_types:
             inputs["token_type_ids"] = batch.types
         states = self.body(**inputs, output_hidden_states=True).hidden_states
-        hidden = torch.cat([states[layer] for layer in self.layers], dim=-1)
+        return [states[layer] for layer in self.layers]
+
+    def pool(self, batch: Batch, sums: Tensor, counts: Tensor, states: States | None = None) -> None:
+        """Add each sentence's token vectors to ``sums`` ``(n_sentences, d)``, its tokens to ``counts``.
+
+        ``states`` stands in for :meth:`states`.
+        """
+        hidden = torch.cat(tuple((states or self.states)(batch)), dim=-1)
         scored = batch.owners >= 0
         rows = batch.owners[scored]
         sums.index_add_(0, rows, hidden[scored].to(sums.dtype))
@@ -232,13 +243,15 @@ class Encoder(nn.Module):
         vectors, counts = self.vectors(batches, sum(lengths))
         return self.read(vectors, counts, lengths)
 
-    def vectors(self, batches: Iterable[Batch], n_sentences: int) -> tuple[Tensor, Tensor]:
+    def vectors(
+        self, batches: Iterable[Batch], n_sentences: int, states: States | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Sentence vectors ``(n_sentences, d)`` and token counts ``(n_sentences,)`` over some batches."""
         device = next(self.parameters()).device
         sums = torch.zeros(n_sentences, self.width, device=device)
         counts = torch.zeros(n_sentences, device=device)
         for batch in batches:
-            self.pool(batch, sums, counts)
+            self.pool(batch, sums, counts, states)
         return sums / counts.clamp(min=1).unsqueeze(1), counts
 
     def normed(self, vectors: Tensor) -> Tensor:
@@ -281,6 +294,7 @@ def encode(
     padding: int,
     batch_tokens: int | None = None,
     bf16: bool = False,
+    states: States | None = None,
 ) -> list[TraceLogits]:
     """Score the windows of several traces in length-sorted batches.
 
@@ -291,6 +305,7 @@ def encode(
         padding: id of the padding token.
         batch_tokens: tokens (with padding) in one forward pass; for None what suits the device.
         bf16: run the body in bfloat16 where the processor has it; heads stay in float32.
+        states: what stands in for the body (see :mod:`cot_probe.backends`); on the CPU only.
     """
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(int)
     work = [(window, int(starts[at])) for at, windows in enumerate(traces) for window in windows]
@@ -301,7 +316,7 @@ def encode(
     with torch.inference_mode():
         batches = (batch.to(device) for batch in _batches(work, padding=padding, batch_tokens=batch_tokens))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            vectors, counts = encoder.vectors(batches, int(starts[-1]))
+            vectors, counts = encoder.vectors(batches, int(starts[-1]), states)
         labels, kinds, heads = (part.float().cpu().numpy() for part in encoder.read(vectors, counts, lengths))
     return [
         TraceLogits(sentences=labels[a:b], kinds=kinds[a:b], trace=heads[at])

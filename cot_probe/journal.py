@@ -34,6 +34,7 @@ class Settings:
     tags: tuple[str, ...]
     labels: tuple[str, ...]
     bf16: bool = False
+    backend: str = "torch"
     format: str | None = None
     column: str | None = None
     all_sentences: bool = True

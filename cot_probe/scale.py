@@ -367,7 +367,14 @@ def worker_tagger(checkpoint: str | None, settings: Settings, device: str) -> "T
     from cot_probe.tagger import load_tagger
 
     threshold = None if settings.fpr is not None else next(iter(settings.thresholds.values()))
-    tagger = load_tagger(checkpoint, fpr=settings.fpr, threshold=threshold, device=device, bf16=settings.bf16)
+    tagger = load_tagger(
+        checkpoint,
+        fpr=settings.fpr,
+        threshold=threshold,
+        device=device,
+        bf16=settings.bf16,
+        backend=settings.backend,
+    )
     found, wanted = tagger.checkpoint.signature, settings.checkpoint
     if found != wanted or dict(tagger.point.traces) != dict(settings.thresholds):
         raise BatchError(f"has checkpoint {found}, expected {wanted} and its thresholds: install the same everywhere")

@@ -364,7 +364,7 @@ class Scorer:
         with torch.inference_mode():
             sums = torch.zeros(first, self._encoder.width, device=device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.tagger.bf16):
-                self._encoder.pool(batch.to(device), sums, torch.zeros(first, device=device))
+                self._encoder.pool(batch.to(device), sums, torch.zeros(first, device=device), self.tagger.states)
             rows = iter(sums.cpu().numpy())
         return [{number: next(rows) for number in numbers} for numbers in own]
 

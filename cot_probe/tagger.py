@@ -27,7 +27,7 @@ from cot_probe.windows import SpecialTokens, Window, lay_windows, salient_instru
 
 if TYPE_CHECKING:
     from cot_probe.checkpoint import Checkpoint
-    from cot_probe.encoder import TraceLogits
+    from cot_probe.encoder import States, TraceLogits
 
 SCHEMA: Final = "cot_probe.tagged_trace/2"
 _GROUP_CHARS: Final = 200_000
@@ -135,12 +135,21 @@ class TaggedTrace:
 class Tagger:
     """A loaded checkpoint at an operating point. Make one with :func:`load_tagger`."""
 
-    def __init__(self, checkpoint: "Checkpoint", *, point: OperatingPoint, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        *,
+        point: OperatingPoint,
+        bf16: bool = False,
+        backend: str = "torch",
+        states: "States | None" = None,
+    ) -> None:
         from cot_probe.checkpoint import special_tokens
 
         self.checkpoint = checkpoint
         self.point = point
         self.bf16 = bf16
+        self.backend, self.states = backend, states
         self.special: SpecialTokens = special_tokens(checkpoint.tokenizer)
         self._known = known_words(checkpoint.tokenizer).__contains__
         self.token_ids = token_reader(checkpoint.tokenizer, self._known)
@@ -179,7 +188,14 @@ class Tagger:
         from cot_probe.encoder import encode
 
         lengths = [len(some) for some in sentences]
-        return encode(self.checkpoint.encoder, windows, lengths, padding=self.special.padding, bf16=self.bf16)
+        return encode(
+            self.checkpoint.encoder,
+            windows,
+            lengths,
+            padding=self.special.padding,
+            bf16=self.bf16,
+            states=self.states,
+        )
 
     def windows(self, traces: Sequence[Trace], sentences: Sequence[Sequence[Sentence]]) -> list[list[Window]]:
         """Tokenise and lay the windows of some traces."""
@@ -269,6 +285,7 @@ def load_tagger(
     threshold: float | None = None,
     device: str = "cpu",
     bf16: bool = False,
+    backend: str = "torch",
 ) -> Tagger:
     """Load a tagger (the release checkpoint for None). Works offline.
 
@@ -279,15 +296,23 @@ def load_tagger(
         threshold: instead, tag every score at or above this.
         device: a torch device.
         bf16: compute in bfloat16: faster where the processor has it, scores move a little.
+        backend: ``torch``, ``onnx-fp32``, ``onnx-int8``, or ``auto``: the quickest that the machine has and that
+            keeps the scores (:func:`cot_probe.backends.choose_backend`).
 
     Raises:
         CheckpointError: if the folder is missing, damaged or made for another taxonomy.
-        ValueError: if there is no such operating point.
+        ValueError: if there is no such operating point, or the backend cannot be used here.
     """
     from cot_probe.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, device=device)
-    return Tagger(loaded, point=operating_point(loaded, fpr=fpr, threshold=threshold), bf16=bf16)
+    point = operating_point(loaded, fpr=fpr, threshold=threshold)
+    if backend == "torch":
+        return Tagger(loaded, point=point, bf16=bf16)
+    from cot_probe.backends import choose_backend
+
+    chosen = choose_backend(loaded, backend, bf16=bf16)
+    return Tagger(loaded, point=point, bf16=chosen.bf16, backend=chosen.name, states=chosen.states)
 
 
 def operating_point(checkpoint: "Checkpoint", *, fpr: float | None, threshold: float | None) -> OperatingPoint:
