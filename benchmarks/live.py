@@ -1,21 +1,33 @@
 """The live monitor: time from a sentence's last character to its score, and how many streams it bears.
 
-    python benchmarks/live.py --streams 1 50 --seconds 60 [--checkpoint FOLDER] [--bf16] [--rate 40]
+    python benchmarks/live.py --streams 1 50 --seconds 60 [--checkpoint FOLDER] [--bf16] [--rate 40] [--server]
 
 Written test traces are fed token by token, so many a second and stream, as a model would write
 them. For each number of streams the table gives the latency of provisional scores (median, 99th
 percentile), of the final ones, sentences given up, and the tokens encoded for each token of
 reasoning. The rival, in the same run, tags the whole text so far anew at each sentence end.
+
+With ``--server`` the streams go over WebSockets to a ``cot-probe serve`` in a process of its own, on
+the same machine, each stream with its own beat. Latency is then what a client sees: from sending
+the token with a sentence's last character until its event has arrived and been parsed.
 """
 
 import argparse
+import asyncio
+import bisect
 import itertools
+import json
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from served import served
+from websockets.asyncio.client import ClientConnection, connect
 
 from cot_probe.alerts import NotScored, SentenceScored
 from cot_probe.annotations import load_split
@@ -42,6 +54,18 @@ class Seen:
                 (self.final if event.final else self.provisional).append(1000 * event.seconds)
             elif isinstance(event, NotScored):
                 self.missed += event.last - event.first + 1
+
+
+@dataclass(slots=True)
+class Heard:
+    """What sockets were told: latencies in milliseconds, sentences given up, tokens sent and how late at most."""
+
+    provisional: list[float] = field(default_factory=list)
+    final: list[float] = field(default_factory=list)
+    missed: int = 0
+    gone: list[dict[str, Any]] = field(default_factory=list)
+    fed: int = 0
+    late: float = 0.0
 
 
 def tokens_of(tagger: Tagger, text: str) -> list[str]:
@@ -123,6 +147,98 @@ def alone(tagger: Tagger, traces: Sequence[tuple[str, str]], sentences: int) -> 
     return seen.provisional
 
 
+class Clock:
+    """Notes of one stream when which character was sent; tells how long an event took."""
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+        self.times: list[float] = []
+
+    def sent(self, text: str) -> None:
+        """This text is being sent now."""
+        self.ends.append((self.ends[-1] if self.ends else 0) + len(text))
+        self.times.append(time.monotonic())
+
+    def since(self, event: dict[str, Any]) -> float:
+        """Milliseconds since the last character of the event's sentence, white space behind it left out."""
+        last = event["start"] + len(event["text"].rstrip())
+        return 1000 * (time.monotonic() - self.times[bisect.bisect_left(self.ends, last)])
+
+
+async def write(
+    line: ClientConnection, tokens: Sequence[str], dues: Iterator[float], clock: Clock, seen: Heard
+) -> None:
+    """Send one trace token by token, each when it is due, as long as anything is."""
+    for token, due in zip(tokens, dues, strict=False):
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        seen.late = max(seen.late, time.monotonic() - due)
+        clock.sent(token)
+        await line.send(json.dumps({"type": "delta", "text": token}))
+        seen.fed += 1
+    await line.send(json.dumps({"type": "close"}))
+
+
+async def hear(line: ClientConnection, clock: Clock, seen: Heard) -> None:
+    """Note every event of a socket, until the service closes it."""
+    async for message in line:
+        event = json.loads(message)
+        if event["event"] == "sentence_scored":
+            (seen.final if event["final"] else seen.provisional).append(clock.since(event))
+        elif event["event"] == "not_scored":
+            seen.missed += event["last"] - event["first"] + 1
+        elif event["event"] in ("missed", "error"):
+            seen.gone.append(event)
+    if line.close_code != 1000:
+        raise SystemExit(f"a socket was closed with {line.close_code}: {line.close_reason}")
+
+
+async def drive_served(
+    url: str, sources: Sequence[Iterator[tuple[str, list[str]]]], seconds: float, rate: float
+) -> str:
+    """As :func:`drive`, over sockets."""
+    seen = Heard()
+    begun = time.monotonic() + 0.5
+    end = begun + seconds
+
+    async def one(number: int, source: Iterator[tuple[str, list[str]]]) -> None:
+        """One stream: a trace after the other; what the last one is still told comes beside the next."""
+        hearing = []
+        first = begun + number / len(sources) / rate
+        while first + 1 / rate < end:
+            context, tokens = next(source)
+            line, clock = await connect(url, max_size=None, max_queue=None, compression=None, proxy=None), Clock()
+            hearing.append(asyncio.create_task(hear(line, clock, seen)))
+            await line.send(json.dumps({"type": "open", "context": context}))
+            first = max(first, time.monotonic())
+            dues = itertools.takewhile(lambda due: due < end, itertools.count(first, 1 / rate))
+            await write(line, tokens, dues, clock, seen)
+            first += len(tokens) / rate
+        await asyncio.gather(*hearing)
+
+    await asyncio.gather(*(one(number, source) for number, source in enumerate(sources)))
+    if seen.gone:
+        raise SystemExit(f"{len(seen.gone)} events went by unread or were errors, the first: {seen.gone[0]}")
+    return (
+        f"| {len(sources)} | {seen.fed:,} | {len(seen.provisional):,} | {_point(seen.provisional, 50):.1f} | "
+        f"{_point(seen.provisional, 99):.1f} | {_point(seen.final, 50):,.0f} | {seen.missed} | {1000 * seen.late:.0f} |"
+    )
+
+
+def through_the_server(tagger: Tagger, traces: Sequence[tuple[str, str]], arguments: argparse.Namespace) -> None:
+    """The table for streams over sockets."""
+    options = ["--checkpoint", str(arguments.checkpoint)] if arguments.checkpoint else []
+    options += ["--bf16"] if arguments.bf16 else []
+    options += ["--max-streams", str(2 * max(arguments.streams))]
+    print(
+        "| streams | tokens sent | provisional scores | median ms | p99 ms | final, median ms | not scored | sender late, ms |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, served(options, log=Path(folder) / "service.log") as service:
+        for streams in arguments.streams:
+            sources = [endless(tagger, traces, seed) for seed in range(streams)]
+            print(asyncio.run(drive_served(service.sockets, sources, arguments.seconds, arguments.rate)), flush=True)
+
+
 def _point(values: Sequence[float], percent: int) -> float:
     if len(values) < 2:
         return float("nan")
@@ -138,10 +254,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--sentences", type=int, default=200, help="sentences for the comparison with the rival")
+    parser.add_argument("--server", action="store_true", help="through a served checkpoint, over WebSockets")
     arguments = parser.parse_args()
     tagger = load_tagger(arguments.checkpoint, bf16=arguments.bf16)
     records = [record for record in load_split(ANNOTATIONS, "test") if len(record.text) > 600]
     traces = [(record.context, record.text) for record in records]
+    if arguments.server:
+        through_the_server(tagger, traces, arguments)
+        return
     ours, theirs = alone(tagger, traces, arguments.sentences), rival(tagger, traces, arguments.sentences)
     print("| one sentence after the other | median ms | p99 ms |\n|---|---|---|")
     for name, spent in (("monitor", ours), ("whole text tagged anew", theirs)):

@@ -1,8 +1,9 @@
-"""What every command shares: exit codes, inputs named on the command line, progress."""
+"""What commands share: exit codes, checkpoints, addresses and inputs named on the command line, progress."""
 
 import glob
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from cot_probe.transcripts import ReadOptions, Rejection, Trace, read_path, read_stream, transcript_files
 
 if TYPE_CHECKING:
+    from cot_probe.gate import Policy
     from cot_probe.journal import Tally
+    from cot_probe.tagger import Tagger
 
 EXIT_CLEAN: Final = 0
 EXIT_USAGE: Final = 2
@@ -34,6 +37,65 @@ def fail(reason: object) -> typer.Exit:
     """Say why a command stops and give the exception that stops it."""
     typer.echo(f"cot-probe: {reason}", err=True)
     return typer.Exit(EXIT_USAGE)
+
+
+def tagger_of(
+    checkpoint: Path | None,
+    *,
+    fpr: float | None = None,
+    threshold: float | None = None,
+    device: str = "cpu",
+    bf16: bool = False,
+    backend: str = "torch",
+) -> "Tagger":
+    """The tagger that the options name; the arguments are those of :func:`cot_probe.load_tagger`.
+
+    Raises:
+        typer.Exit: if the checkpoint or the operating point cannot be used; why is said.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from cot_probe.checkpoint import CheckpointError
+    from cot_probe.tagger import load_tagger
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16, backend=backend)
+    except (CheckpointError, ValueError) as error:
+        raise fail(error) from None
+
+
+def policy_of(path: Path | None, tagger: "Tagger") -> "Policy":
+    """The policy in a file, or the default one of the tagger's checkpoint.
+
+    Raises:
+        typer.Exit: if it cannot be used; why is said.
+    """
+    from cot_probe.gate import PolicyError, default_policy, load_policy
+
+    try:
+        return default_policy(tagger) if path is None else load_policy(path, tagger)
+    except PolicyError as error:
+        raise fail(error) from None
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that can listen, to be made before a checkpoint is loaded; port 0 takes any that is free.
+
+    Raises:
+        typer.Exit: if the address cannot be bound; why is said.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.set_inheritable(False)
+    except OSError as error:
+        raise fail(f"cannot listen on {host}, port {port} ({error}): give another --host or --port") from None
+    return listener
 
 
 def matches(path: str) -> list[str]:

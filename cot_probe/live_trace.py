@@ -335,7 +335,10 @@ class LiveTrace:
         if not missing:
             return ""
         reasons = [event.reason for event in self._unscored if event.first <= missing[0] <= event.last]
-        return f"{len(missing)} sentences from number {missing[0]} on ({reasons[0] if reasons else 'not read yet'})"
+        which = (
+            f"{len(missing)} sentences from number {missing[0]} on" if len(missing) > 1 else f"sentence {missing[0]}"
+        )
+        return f"{which} ({reasons[0] if reasons else 'not read yet'})"
 
     def tagged(self) -> list[TaggedText]:
         """The sentences that carry a tag, open text included, in the order of the text."""

@@ -16,7 +16,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cot_probe.alerts import DEFAULT_RULE, Alert, AlertRule, Event, NotScored
 from cot_probe.familiarity import Unfamiliar
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 _LOOK_BACK: Final = 20_000
 """Characters at the end of the text that a check looks at for unfamiliar stretches."""
+_INLINE_CHARS: Final = 1_000
+"""A delta up to this length is taken in on the event loop: that costs less than waking a thread."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,15 +123,13 @@ class Monitor:
         Raises:
             ValueError: if the stream is closed, or grows beyond 16 million characters.
         """
-        with self._trace.lock:
-            ready = self._trace.feed(delta)
-        return self._scored(ready, self.budget_s)
+        self._wait(self._take(partial(self._trace.feed, delta)), self.budget_s)
+        return self.poll()
 
     def end_block(self) -> list[Event]:
         """The reasoning of this turn is over; text fed later is another block, with the next turn."""
-        with self._trace.lock:
-            ready = self._trace.end_block()
-        return self._scored(ready, self.budget_s)
+        self._wait(self._take(self._trace.end_block), self.budget_s)
+        return self.poll()
 
     def poll(self) -> list[Event]:
         """What has become ready, without waiting."""
@@ -138,9 +141,7 @@ class Monitor:
 
         The text need not end with a sentence. Events that come meanwhile are kept for the next call.
         """
-        with self._trace.lock:
-            ready = self._trace.want_rest()
-        self._wait(ready, self.budget_s if budget_s is None else budget_s)
+        self._wait(self._take(self._trace.want_rest), self.budget_s if budget_s is None else budget_s)
         with self._trace.lock:
             situation = self._situation()
         return judge(situation, self.policy, tool=tool, public=self._public)
@@ -177,14 +178,19 @@ class Monitor:
         """Have ``call`` made, from a scorer's thread, whenever something has become ready."""
         self._trace.on_ready = call
 
-    def _scored(self, ready: bool, budget_s: float) -> list[Event]:
-        self._wait(ready, budget_s)
-        return self.poll()
-
-    def _wait(self, ready: bool, budget_s: float) -> None:
-        """Until all the text so far has its provisional scores, or the budget is spent."""
+    def _take(self, change: Callable[[], bool]) -> bool:
+        """Change the text, and have what is to be read read; whether any of it waits for provisional scores."""
+        with self._trace.lock:
+            ready = change()
+            waiting = self._trace.waiting and not self._trace.failed
         if ready:
             self._scorer.wake(self._trace)
+        return waiting
+
+    def _wait(self, waiting: bool, budget_s: float) -> None:
+        """Until all the text so far has its provisional scores, or the budget is spent."""
+        if not waiting:
+            return
         end = time.monotonic() + budget_s
         with self._trace.lock:
             while self._trace.waiting and not self._trace.failed:
@@ -230,7 +236,11 @@ class Monitor:
 
 
 class AsyncMonitor:
-    """A :class:`Monitor` for asyncio: waits without blocking the event loop. The same arguments."""
+    """A :class:`Monitor` for asyncio: waits without blocking the event loop. The same arguments.
+
+    Text inside a sentence is taken in where the caller runs; a thread is woken only to wait for
+    scores, for a long delta, and where a scorer is at the stream at this moment.
+    """
 
     def __init__(self, model: "Scorer | Tagger", **arguments: Any) -> None:
         self._monitor = Monitor(model, **arguments)
@@ -248,15 +258,17 @@ class AsyncMonitor:
 
     async def feed(self, delta: str) -> list[Event]:
         """As :meth:`Monitor.feed`."""
-        return await asyncio.to_thread(self._monitor.feed, delta)
+        take = partial(self._monitor._take, partial(self._monitor._trace.feed, delta))
+        short = len(delta) <= _INLINE_CHARS
+        return await self._scored(await (self._briefly(take) if short else asyncio.to_thread(take)))
 
     async def end_block(self) -> list[Event]:
         """As :meth:`Monitor.end_block`."""
-        return await asyncio.to_thread(self._monitor.end_block)
+        return await self._scored(await self._briefly(partial(self._monitor._take, self._monitor._trace.end_block)))
 
     async def poll(self) -> list[Event]:
         """As :meth:`Monitor.poll`."""
-        return self._monitor.poll()
+        return await self._briefly(self._monitor.poll)
 
     async def check(self, tool: str = "", *, budget_s: float | None = None) -> Verdict:
         """As :meth:`Monitor.check`."""
@@ -265,3 +277,22 @@ class AsyncMonitor:
     async def close(self, *, timeout: float | None = None) -> Closing:
         """As :meth:`Monitor.close`."""
         return await asyncio.to_thread(self._monitor.close, timeout=timeout)
+
+    async def _scored(self, waiting: bool) -> list[Event]:
+        """What is ready once what waits has its scores or the budget is spent; other tasks get a turn in any case."""
+        budget_s = self._monitor.budget_s
+        if waiting and budget_s > 0:
+            await asyncio.to_thread(self._monitor._wait, waiting, budget_s)
+        else:
+            await asyncio.sleep(0)
+        return await self.poll()
+
+    async def _briefly(self, work: Callable[[], Answer]) -> Answer:
+        """Work of a moment under the stream's lock: here where the lock is free, else in a thread."""
+        lock = self._monitor._trace.lock
+        if not lock.acquire(blocking=False):
+            return await asyncio.to_thread(work)
+        try:
+            return work()
+        finally:
+            lock.release()

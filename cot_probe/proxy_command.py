@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cot_probe.console import fail
+from cot_probe.console import bound, fail, policy_of, tagger_of
 
 if TYPE_CHECKING:
     from cot_probe.gate import Policy
     from cot_probe.proxy.reading import Opening, Watches
     from cot_probe.scoring import Scorer
-    from cot_probe.tagger import Tagger
 
 
 def proxy(
@@ -39,7 +38,7 @@ def proxy(
     try:
         from cot_probe.proxy.app import proxy_app
         from cot_probe.proxy.recorder import Recorder
-        from cot_probe.proxy.server import ProxyServer, bound, log_to
+        from cot_probe.proxy.server import ProxyServer, log_to
         from cot_probe.proxy.store import Store, StoreError
         from cot_probe.proxy.upstream import MIB, ProxyOptions
     except ImportError as error:
@@ -47,12 +46,11 @@ def proxy(
     try:
         options = ProxyOptions(upstream=upstream, annotate=annotate, max_body_bytes=max_body * MIB, read_s=timeout)
         recorder = Recorder(None if no_store else Store(store))
-        listener = bound(host, port)
     except (StoreError, ValueError) as error:
         raise fail(error) from None
-    except OSError as error:
-        raise fail(f"cannot listen on {host} port {port}: {error}: choose others with --host and --port") from None
-    tagger, chosen = _loaded(checkpoint, fpr, threshold, policy)
+    listener = bound(host, port)
+    tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold)
+    chosen = policy_of(policy, tagger)
     from cot_probe.proxy.reading import Watch
     from cot_probe.scoring import Scorer
 
@@ -64,23 +62,6 @@ def proxy(
         where = "http://{}:{}".format(*listener.getsockname()[:2])
         typer.echo(f"cot-probe: {where} -> {upstream} ({mode}, policy {chosen.signature})", err=True)
         server.run(sockets=[listener])
-
-
-def _loaded(
-    checkpoint: Path | None, fpr: float | None, threshold: float | None, policy: Path | None
-) -> "tuple[Tagger, Policy]":
-    from transformers.utils import logging as transformers_logging
-
-    from cot_probe.checkpoint import CheckpointError
-    from cot_probe.gate import PolicyError, default_policy, load_policy
-    from cot_probe.tagger import load_tagger
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        tagger = load_tagger(checkpoint, fpr=fpr, threshold=threshold)
-        return tagger, default_policy(tagger) if policy is None else load_policy(policy, tagger)
-    except (CheckpointError, PolicyError, ValueError) as error:
-        raise fail(error) from None
 
 
 def monitor_maker(scorer: "Scorer", policy: "Policy") -> "Callable[[Opening], Watches]":

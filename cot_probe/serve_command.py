@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cot_probe.console import fail
+from cot_probe.console import bound, fail, policy_of, tagger_of
 
 if TYPE_CHECKING:
-    from cot_probe.gate import Policy
     from cot_probe.serving.guards import Access
-    from cot_probe.tagger import Tagger
 
 EXITS: Final = (
     "Exit codes: 0 told to stop, and all accepted work was finished; 1 not all was finished in time; 2 wrong usage, "
@@ -89,9 +87,9 @@ def serve(
         tag_s=request_s,
         drain_s=drain_s,
     )
-    listener = _bound(host, port)
-    tagger = _load(checkpoint, fpr, threshold, device, bf16)
-    app = create_app(tagger, access=access, limits=limits, policy=_policy(policy, tagger), log_text=log_text)
+    listener = bound(host, port)
+    tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16)
+    app = create_app(tagger, access=access, limits=limits, policy=policy_of(policy, tagger), log_text=log_text)
     log_to(text=log_text)
 
     def started() -> None:
@@ -118,43 +116,6 @@ def _access(host: str, token_file: Path | None, auth: bool | None, names: list[s
         typer.echo(f"cot-probe: WITHOUT A TOKEN on {host}: whoever reaches it can read all streams", err=True)
     hosts = frozenset(name.lower().rstrip(".") for name in (*names, host))
     return Access(token=new_token() if made else token, hosts=hosts), made
-
-
-def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, device: str, bf16: bool) -> "Tagger":
-    from transformers.utils import logging as transformers_logging
-
-    from cot_probe.checkpoint import CheckpointError
-    from cot_probe.tagger import load_tagger
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16)
-    except (CheckpointError, ValueError) as error:
-        raise fail(error) from None
-
-
-def _policy(path: Path | None, tagger: "Tagger") -> "Policy | None":
-    from cot_probe.gate import PolicyError, load_policy
-
-    try:
-        return None if path is None else load_policy(path, tagger)
-    except PolicyError as error:
-        raise fail(error) from None
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that will listen; bound before the checkpoint is loaded."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.set_inheritable(False)
-    except OSError as error:
-        raise fail(f"cannot listen on {host}, port {port} ({error}): give another --host or --port") from None
-    return listener
 
 
 def _say_where(listener: socket.socket, host: str, access: "Access", *, made: bool, tls: bool) -> None:

@@ -28,6 +28,7 @@ from cot_probe.console import (
     items_in,
     matches,
     progress_bar,
+    tagger_of,
 )
 from cot_probe.journal import BatchError, Settings, Tally, json_line
 from cot_probe.transcripts import FORMATS, ReadOptions, Rejection, companions
@@ -110,6 +111,9 @@ def tag(
     ] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16: faster, scores move a little.")] = False,
+    backend: Annotated[
+        str, typer.Option(help="torch, onnx-fp32, onnx-int8, or auto: the quickest here that keeps the scores.")
+    ] = "torch",
 ) -> None:
     """Tag every reasoning trace in PATHS and show what was found."""
     if show not in {"tagged", "all", "none"}:
@@ -120,7 +124,7 @@ def tag(
         raise typer.BadParameter(f"{engine!r}, expected local or ray", param_hint="--engine")
     if resume and output is None:
         raise typer.BadParameter("needs --output: the file whose unfinished run is to go on", param_hint="--resume")
-    tagger = _load(checkpoint, fpr, threshold, device, bf16)
+    tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16, backend=backend)
     view = _View(show=show, json_progress=json_progress, to_stdout=output == "-")
     settings = _settings(tagger, format, column, all_sentences, context)
     rejections = Rejections(strict=strict)
@@ -146,19 +150,6 @@ def tag(
     raise typer.Exit(_exit_code(tally, strict=strict, wanted=wanted, min_coverage=min_coverage))
 
 
-def _load(checkpoint: Path | None, fpr: float | None, threshold: float | None, device: str, bf16: bool) -> "Tagger":
-    from transformers.utils import logging as transformers_logging
-
-    from cot_probe.checkpoint import CheckpointError
-    from cot_probe.tagger import load_tagger
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16)
-    except (CheckpointError, ValueError) as error:
-        raise fail(error) from None
-
-
 def _settings(tagger: "Tagger", format: str | None, column: str | None, all_sentences: bool, context: bool) -> Settings:
     point, taxonomy = tagger.point, tagger.checkpoint.taxonomy
     return Settings(
@@ -168,6 +159,7 @@ def _settings(tagger: "Tagger", format: str | None, column: str | None, all_sent
         tags=tuple(taxonomy.tags),
         labels=tuple(taxonomy.labels),
         bf16=tagger.bf16,
+        backend=tagger.backend,
         format=format,
         column=column,
         all_sentences=all_sentences,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from cot_probe.alerts import Alert, NotScored
-from cot_probe.console import EXIT_CLEAN, EXIT_INTERRUPTED, EXIT_TAGGED, fail
+from cot_probe.console import EXIT_CLEAN, EXIT_INTERRUPTED, EXIT_TAGGED, fail, tagger_of
 from cot_probe.monitor import Closing
 from cot_probe.terminal import plain
 from cot_probe.transcripts import FORMATS
@@ -57,14 +57,9 @@ def watch(
     except WebhookError as error:
         raise fail(f"--webhook: {error}") from None
     telling = _Telling(as_json=as_json, hook=hook, shape=shape, no_text=no_text)
-    from cot_probe.checkpoint import CheckpointError
+    tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold, bf16=bf16)
     from cot_probe.scoring import Scorer
-    from cot_probe.tagger import load_tagger
 
-    try:
-        tagger = load_tagger(checkpoint, fpr=fpr, threshold=threshold, bf16=bf16)
-    except (CheckpointError, ValueError) as error:
-        raise fail(error) from None
     interrupted = False
     with Scorer(tagger) as scorer:
         following = Watch(path, scorer, existing=from_start or once, idle_s=idle, format=format)
@@ -132,7 +127,8 @@ class _Telling:
                 cut = event.text if len(event.text) <= _SHOWN_CHARS else event.text[:_SHOWN_CHARS] + "…"
                 self._out.print(f"         {plain(cut)}")
         elif isinstance(event, NotScored):
-            numbers = f"sentences {event.first} to {event.last}"
+            one = event.first == event.last
+            numbers = f"sentence {event.first}" if one else f"sentences {event.first} to {event.last}"
             self._out.print(f"[yellow]not scored ({event.stage}): {numbers}: {plain(event.reason)}[/]  {place}")
         elif isinstance(event, Closing):
             tagged = event.result

@@ -1,7 +1,7 @@
 import asyncio
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def scorer(toy_tagger: Tagger) -> Iterator[Scorer]:
-    with Scorer(toy_tagger, max_lag_s=60) as scorer:
+    with Scorer(toy_tagger) as scorer:
         yield scorer
 
 
@@ -98,7 +98,7 @@ def test_any_text_in_any_pieces_gives_batch_scores(
 def test_bodies_without_a_cache_do_too(kind: str, tmp_path: Path) -> None:
     tagger = load_tagger(make_checkpoint(tmp_path, kind))
     assert not can_read(tagger.checkpoint.encoder)
-    with Scorer(tagger, max_lag_s=60) as scorer:
+    with Scorer(tagger) as scorer:
         events, closing = run(scorer, [TEXT], [7, 3], context=CONTEXT)
     assert_equal(closing.result, batch(tagger, [TEXT], CONTEXT))
     assert any(isinstance(event, SentenceScored) and not event.final for event in events)
@@ -165,7 +165,7 @@ def test_many_streams_share_one_model(scorer: Scorer, toy_tagger: Tagger) -> Non
 
 
 def test_a_stream_whose_cache_was_taken_goes_on(toy_tagger: Tagger) -> None:
-    with Scorer(toy_tagger, max_caches=1, max_lag_s=60) as scorer:
+    with Scorer(toy_tagger, max_caches=1) as scorer:
         monitors = [Monitor(scorer, id=str(k), budget_s=20.0, context=CONTEXT) for k in range(3)]
         pieces = [TEXT[at : at + 30] for at in range(0, len(TEXT), 30)]
         for piece in pieces:
@@ -192,7 +192,7 @@ class Gate:
 
 def test_a_slow_model_does_not_hold_up_the_agent(toy_tagger: Tagger, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
-    with Scorer(toy_tagger, max_lag_s=60) as scorer:
+    with Scorer(toy_tagger) as scorer:
         monitor = Monitor(scorer, budget_s=0.01)
         assert monitor.feed("Read the log. Kill the process. ") == []
         assert gate.reached.wait(60)
@@ -220,6 +220,9 @@ def test_text_that_waits_too_long_is_given_up_openly(toy_tagger: Tagger, monkeyp
         # The final scores came all the same.
         assert closing.result is not None and closing.not_scored == tuple(missed)
         assert scorer.stats.not_scored == sum(event.last - event.first + 1 for event in missed)
+        short = Monitor(scorer, budget_s=0.0)
+        short.feed("Read the log. And then wait, for all the rest of it to come")
+        assert ": sentence 0 (waited over 0 s" in " ".join(short.check("shell", budget_s=5).reasons)
 
 
 def test_windows_over_the_bound_are_given_up_and_the_text_is_handed_back(toy_tagger: Tagger) -> None:
@@ -243,7 +246,7 @@ def test_an_error_in_the_model_is_told_and_other_streams_go_on(
         return original(reader, readings)
 
     monkeypatch.setattr(Reader, "read", read)
-    with Scorer(toy_tagger, max_lag_s=60) as scorer:
+    with Scorer(toy_tagger) as scorer:
         bad = Monitor(scorer, id="bad", budget_s=20.0)
         said = bad.feed("word " * 60 + ". ")
         assert any(isinstance(event, NotScored) and "no memory" in event.reason for event in said)
@@ -294,7 +297,7 @@ def test_alerts_begin_and_end_and_say_where(tmp_path: Path) -> None:
     """At a threshold of 0 every sentence raises every alert; at one above 1 none does."""
     for threshold, expected in ((0.0, True), (1.1, False)):
         tagger = load_tagger(make_checkpoint(tmp_path / str(threshold), threshold=threshold))
-        with Scorer(tagger, max_lag_s=60) as scorer:
+        with Scorer(tagger) as scorer:
             events, closing = run(scorer, [TEXT], [9])
         alerts = [event for event in events if isinstance(event, Alert)]
         assert bool(alerts) == expected
@@ -307,7 +310,7 @@ def test_awaitable_and_the_event_loop_goes_on(toy_tagger: Tagger, monkeypatch: p
     gate = Gate(monkeypatch)
 
     async def main() -> Closing:
-        with Scorer(toy_tagger, max_lag_s=60) as scorer:
+        with Scorer(toy_tagger) as scorer:
             async with AsyncMonitor(scorer, budget_s=20.0, policy=Policy(name="empty", tags={})) as monitor:
                 feeding = asyncio.create_task(monitor.feed("Read the log. Kill the process. "))
                 while not gate.reached.is_set():
@@ -321,9 +324,87 @@ def test_awaitable_and_the_event_loop_goes_on(toy_tagger: Tagger, monkeypatch: p
     assert asyncio.run(main()).result is not None
 
 
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What was handed to threads."""
+    handed: list[object] = []
+    original = asyncio.to_thread
+
+    async def to_thread(work: Callable[..., object], *arguments: object, **more: object) -> object:
+        handed.append(work)
+        return await original(work, *arguments, **more)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    return handed
+
+
+def test_a_delta_inside_a_sentence_wakes_no_thread(scorer: Scorer, toy_tagger: Tagger, hops: list[object]) -> None:
+    async def main() -> Closing:
+        async with AsyncMonitor(scorer, budget_s=20.0, context=CONTEXT) as monitor:
+            for delta in ["Read", " the", *" log of version 3, and kill the process "]:
+                assert await monitor.feed(delta) == []
+            assert await monitor.poll() == [] and hops == []
+            scored = [event for event in await monitor.feed("now!") if isinstance(event, SentenceScored)]
+            assert [event.text[-4:] for event in scored] == ["now!"]
+            assert len(hops) >= 1
+            before = len(hops)
+            await monitor.feed(" word" * 300)  # cutting a long text would hold the others up
+            assert len(hops) > before
+            return await monitor.close(timeout=60)
+
+    text = "Read the log of version 3, and kill the process now!" + " word" * 300
+    assert_equal(asyncio.run(main()).result, batch(toy_tagger, [text], CONTEXT))
+
+
+@pytest.mark.parametrize("budget", [0.0, 20.0])
+def test_awaited_text_gives_batch_scores(scorer: Scorer, toy_tagger: Tagger, budget: float) -> None:
+    async def one(text: str) -> Closing:
+        events: list[Event] = []
+        async with AsyncMonitor(scorer, budget_s=budget, context=CONTEXT) as monitor:
+            for block in (text, TEXT[:300]):
+                for at in range(0, len(block), 3):
+                    events += await monitor.feed(block[at : at + 3])
+                events += await monitor.end_block()
+            closing = await monitor.close(timeout=60)
+        finals = [e.number for e in (*events, *closing.events) if isinstance(e, SentenceScored) and e.final]
+        assert sorted(finals) == list(range(len(finals)))  # no event was lost, none came twice
+        return closing
+
+    async def main(texts: Sequence[str]) -> list[Closing]:
+        return await asyncio.gather(*map(one, texts))
+
+    texts = [TEXT[:400], TEXT[50:]]
+    for text, closing in zip(texts, asyncio.run(main(texts)), strict=True):
+        assert_equal(closing.result, batch(toy_tagger, [text, TEXT[:300]], CONTEXT))
+
+
+def test_a_stream_that_a_scorer_is_at_does_not_hold_up_the_event_loop(scorer: Scorer) -> None:
+    async def main() -> None:
+        async with AsyncMonitor(scorer, budget_s=0.0) as monitor:
+            held, done = threading.Event(), threading.Event()
+
+            def hold() -> None:
+                with monitor.monitor._trace.lock:
+                    held.set()
+                    assert done.wait(60)
+
+            holder = threading.Thread(target=hold)
+            holder.start()
+            held.wait(60)
+            feeding = asyncio.create_task(monitor.feed("Read"))
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            assert not feeding.done()  # it waits for the lock, and yet this task runs
+            done.set()
+            assert await feeding == []
+            holder.join()
+
+    asyncio.run(main())
+
+
 def test_random_streams_on_the_shipped_checkpoint(tagger: Tagger) -> None:
     rng = random.Random(5)
     text = "".join(rng.sample(TEXT.split("\n"), 9)) + " " + TEXT
-    with Scorer(tagger, max_lag_s=60) as scorer:
+    with Scorer(tagger) as scorer:
         _, closing = run(scorer, [text, TEXT[:200]], [11, 60], context=CONTEXT)
     assert_equal(closing.result, batch(tagger, [text, TEXT[:200]], CONTEXT))

@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from cot_probe import serve_command
+from cot_probe import console
 from cot_probe.serve_command import serve
 from cot_probe.server import Server, create_app
 from cot_probe.serving import bodies, guards, schemas
@@ -799,7 +799,7 @@ def test_wrong_usage(
 def test_an_address_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         with pytest.raises(typer.Exit):
-            serve_command._bound("127.0.0.1", other.getsockname()[1])
+            console.bound("127.0.0.1", other.getsockname()[1])
 
 
 def test_the_command_is_light_and_says_what_is_missing() -> None:

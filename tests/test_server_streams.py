@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from test_server import PATIENCE_S, TEXT, Served, error_of, events_of, frames, in_background, opened, until
 
 from cot_probe.alerts import Event
-from cot_probe.monitor import Monitor
+from cot_probe.monitor import Closing, Monitor
 from cot_probe.serving import schemas
 from cot_probe.serving.events import Entry, EventLog
 from cot_probe.serving.threads import Threads
@@ -120,10 +120,23 @@ def same_as_batch(result: dict[str, Any], batch: TaggedTrace) -> None:
     assert result["n_tokens"] == expected["n_tokens"]
 
 
+def followed(client: httpx.Client, id: str, *, after: int) -> str:
+    """What is told of all streams, until one of them is closed."""
+    told = ""
+    with client.stream("GET", "/v1/events", params={"after": after}) as answer:
+        for line in answer.iter_lines():
+            told += f"{line}\n"
+            if line.startswith("data: ") and (event := json.loads(line[6:]))["stream"] == id:
+                if event["event"] == "closed":
+                    return f"{told}\n"
+    raise AssertionError("the events ended before the stream was closed")
+
+
 def test_a_stream_over_http_from_end_to_end(served: Served, client: httpx.Client, toy_tagger: Tagger) -> None:
+    before = client.get("/v1/streams").json()["last_event"]
     id = opened(client, name="night shift", context="Keep the log.", metadata={"model": "m"})
     following = in_background(lambda: client.get(f"/v1/streams/{id}/events"))
-    everything = in_background(lambda: client.get("/v1/events", params={"wait_s": 1}))
+    everything = in_background(lambda: followed(client, id, after=before))
     for piece in pieces_of(TEXT * 4):
         answer = client.post(f"/v1/streams/{id}", json={"text": piece})
         schemas.Events.model_validate(answer.json())
@@ -146,7 +159,7 @@ def test_a_stream_over_http_from_end_to_end(served: Served, client: httpx.Client
     finals = {event["number"] for event in events if event["event"] == "sentence_scored" and event["final"]}
     assert finals == set(range(len(closed["result"]["sentences"])))
     assert any(event["event"] == "verdict" for event in events) and any(event["event"] == "alert" for event in events)
-    everywhere = [event for event in events_of(everything.result(PATIENCE_S).text) if event["stream"] == id]
+    everywhere = [event for event in events_of(everything.result(PATIENCE_S)) if event["stream"] == id]
     assert [event | {"id": 0} for event in everywhere] == [event | {"id": 0} for event in events]
     later = client.get(f"/v1/streams/{id}/events", headers={"Last-Event-ID": "2"})
     assert [event["id"] for event in events_of(later.text)] == [event["id"] for event in events[2:]]
@@ -297,6 +310,39 @@ def test_oversize_frames_broken_frames_and_kills(toy_tagger: Tagger) -> None:
         assert stream.cause == "disconnected" and stream.as_dict()["sentences"] == 4, "what was taken in is scored"
         until(lambda: not served.service.streams.open and not served.service.sockets)
         assert served.service.held.chars == 0
+
+
+def test_a_client_that_leaves_while_its_stream_is_being_closed(toy_tagger: Tagger, monkeypatch: Any) -> None:
+    """The end goes on without it: else the stream would stay, and one day there would be no room for others."""
+    go, real = threading.Event(), Monitor.close
+
+    def close(self: Monitor, *, timeout: float | None = None) -> Closing:
+        assert not self.id.startswith("left") or go.wait(PATIENCE_S)
+        return real(self, timeout=timeout)
+
+    with Served(toy_tagger) as served, served.raw() as raw:
+        monkeypatch.setattr(Monitor, "close", close)
+        shake_hands(raw)
+        send_frame(raw, {"type": "open", "id": "left"})
+        send_frame(raw, {"type": "delta", "text": TEXT})
+        send_frame(raw, {"type": "close"})
+        until(lambda: "left" in served.service.streams._streams)
+        stream = served.service.streams.get("left")
+        until(lambda: stream.state == "closing")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        raw.close()
+        loop = served.service.batcher._task.get_loop()
+
+        def gone() -> bool:
+            # The service sees that nobody is there when it has something to say.
+            loop.call_soon_threadsafe(stream.log.append, {"event": "filler"})
+            return not served.service.sockets
+
+        until(gone)
+        go.set()
+        until(lambda: stream.state == "closed")
+        assert stream.cause == "client" and stream.as_dict()["sentences"] == 4
+        assert served.service.held.chars == 0 and served.service.scorer.stats.streams_open == 0
 
 
 def test_a_socket_that_takes_nothing_is_let_go(toy_tagger: Tagger) -> None:

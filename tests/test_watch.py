@@ -30,7 +30,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scorer(eager: Path) -> Iterator[Scorer]:
-    with Scorer(load_tagger(eager), max_lag_s=60) as scorer:
+    with Scorer(load_tagger(eager)) as scorer:
         yield scorer
 
 

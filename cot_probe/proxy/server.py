@@ -1,7 +1,6 @@
 """The proxy behind uvicorn: told to stop, it first finishes the answers that it is passing on."""
 
 import logging
-import socket
 import sys
 from types import FrameType
 from typing import TextIO
@@ -40,16 +39,6 @@ class ProxyServer(uvicorn.Server):
         """Stop; the second time at once. The process then ends by itself, not by the signal."""
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes any that is free.
-
-    Raises:
-        OSError: if the address cannot be listened on.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
 
 
 def log_to(stream: TextIO | None = None) -> None:

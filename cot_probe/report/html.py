@@ -32,7 +32,7 @@ PIECE_CHARS: Final = 400_000
 """Records are gzipped together until they hold this many characters of JSON."""
 SCORE_UNIT: Final = 10_000
 """Scores are stored as whole numbers of this fraction."""
-_SCRIPTS: Final = ("data", "list", "overview", "reader", "evidence", "page")
+_SCRIPTS: Final = ("elements", "data", "list", "overview", "reader", "evidence", "page")
 """Parts of the page's one script, in their order."""
 _EXCERPT_CHARS: Final = 160
 _STANCES: Final = ("test", "real", "both")

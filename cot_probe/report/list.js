@@ -249,7 +249,7 @@ function scoreCell(trace, number, cell) {
   if (!trace.tags.includes(number))
     return cell(
       "num",
-      h("span", { class: "unit" }, `${looks.get(tag).code} `),
+      h("span", { class: "unit" }, `${lookOf(tag).code} `),
       h("span", { class: "muted" }, score(trace.scores[number] ?? 0)),
     );
   const detail =
@@ -261,7 +261,7 @@ function scoreCell(trace, number, cell) {
   const value = h(
     "b",
     { class: `tagged ${tagClass(tag)}`, title: `${tag}, tagged` },
-    `${looks.get(tag).code} ${score(trace.scores[number])}`,
+    `${lookOf(tag).code} ${score(trace.scores[number])}`,
   );
   return cell("num", value, detail && h("span", { class: "detail" }, flat(detail)));
 }

@@ -46,14 +46,6 @@ async function openTrace(hash) {
   byId("trace-title").focus({ preventScroll: true });
 }
 
-function decoded(hash) {
-  try {
-    return decodeURIComponent(hash);
-  } catch {
-    return hash; // A stray percent sign that somebody typed.
-  }
-}
-
 const typing = (target) => target.closest("input, select, textarea, dialog") !== null;
 
 function onKey(event) {
@@ -94,13 +86,6 @@ function toSearch() {
   byId("filters").open = true;
   // The view changes once the address has; the field takes the focus after that.
   setTimeout(() => filterForm.elements.query.focus(), 50);
-}
-
-const THEMES = ["system", "light", "dark"];
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  byId("theme").textContent = `Theme: ${theme}`;
 }
 
 function listen() {
@@ -163,18 +148,12 @@ function listen() {
   });
   byId("keys").addEventListener("click", () => byId("help").showModal());
   byId("skip").addEventListener("click", () => byId("main").focus());
-  byId("theme").addEventListener("click", () => {
-    const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length];
-    kept("theme", next);
-    setTheme(next);
-  });
   byId("single-keys").checked = kept("letters") !== "off";
   byId("single-keys").addEventListener("change", () => kept("letters", byId("single-keys").checked ? "on" : "off"));
 }
 
 async function start() {
-  const theme = kept("theme");
-  setTheme(THEMES.includes(theme) ? theme : "system");
+  offerThemes();
   if (typeof DecompressionStream === "undefined") {
     byId("loading").textContent =
       "This browser cannot unpack gzip (DecompressionStream): open the page with one from 2023 or later.";

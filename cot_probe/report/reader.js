@@ -321,7 +321,7 @@ const cueOf = ([, , , , tags, kind]) =>
     .map((tag) => names.labels[tag])
     .map(
       (label) =>
-        looks.get(label).code + (label === about.kindLabel && kind !== null ? ` ${flat(names.kinds[kind])}` : ""),
+        lookOf(label).code + (label === about.kindLabel && kind !== null ? ` ${flat(names.kinds[kind])}` : ""),
     )
     .join(", ");
 

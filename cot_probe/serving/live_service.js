@@ -107,21 +107,8 @@ async function watch() {
   }
 }
 
-const THEMES = ["system", "light", "dark"];
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  byId("theme").textContent = `Theme: ${theme}`;
-}
-
 function start() {
-  const theme = kept("theme");
-  setTheme(THEMES.includes(theme) ? theme : "system");
-  byId("theme").addEventListener("click", () => {
-    const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length];
-    kept("theme", next);
-    setTheme(next);
-  });
+  offerThemes();
   byId("skip").addEventListener("click", () => byId("main").focus());
   // A token in the address goes into the tab's memory and out of the address.
   const given = new URLSearchParams(location.hash.slice(1)).get("token");

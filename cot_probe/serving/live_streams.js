@@ -1,4 +1,4 @@
-// The live page. What stands before this line is shared with the report: elements and text.
+// The live page. What stands before this line is shared with the report: elements, text, looks, theme.
 // Transcripts are hostile: whatever comes from the service reaches the page as text nodes and as values
 // of attributes that take no code; the policy of the page (CSP, trusted types) refuses every other way.
 
@@ -16,33 +16,6 @@ let seen = 0;
 let listed = 0;
 let chosen = null;
 
-// How each tag looks: a short code, and a slot of colour and underline in the style sheet, as in the report
-
-const SLOTS = {
-  strategic_harm: 0,
-  command_disobedience: 1,
-  states_test: 2,
-  states_real: 3,
-  harm_rejected: 4,
-  eval_awareness: 5,
-};
-const looks = new Map();
-
-function lookOf(tag) {
-  if (!looks.has(tag)) {
-    const words = tag.split(/[_-]+/).filter(Boolean);
-    const initials = words.length > 1 ? words.map((word) => Array.from(word)[0]).join("") : tag.slice(0, 2);
-    const taken = new Set([...looks.values()].map((look) => look.code));
-    let code = initials.slice(0, 4).toUpperCase();
-    for (let extra = 2; taken.has(code); extra += 1) code = `${initials.slice(0, 3).toUpperCase()}${extra}`;
-    const own = [...looks.keys()].filter((known) => !Object.hasOwn(SLOTS, known)).length;
-    looks.set(tag, { code, slot: Object.hasOwn(SLOTS, tag) ? SLOTS[tag] : 6 + (own % 4) });
-  }
-  return looks.get(tag);
-}
-const tagClass = (tag) => `tag-${lookOf(tag).slot}`;
-const chip = (tag, detail) =>
-  h("span", { class: `chip ${tagClass(tag)}`, title: tag }, lookOf(tag).code, detail ? ` ${flat(detail)}` : "");
 const points = (value) => (typeof value === "number" ? value.toFixed(2) : "–");
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
 

@@ -225,11 +225,3 @@ async function route() {
   await openStream(wanted);
   if (chosen !== null) byId("reader-title").focus({ preventScroll: true });
 }
-
-function decoded(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text; // A stray percent sign that somebody typed.
-  }
-}

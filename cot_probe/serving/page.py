@@ -26,13 +26,14 @@ _SECURITY: Final = {
 
 def live_page() -> HTMLResponse:
     """The page at ``/``: streams, alerts and evidence as they come."""
-    style, script = _look() + _asset("live.css"), "\n".join((_elements(), *map(_asset, _SCRIPTS)))
+    style = _shared("page.css") + _asset("live.css")
+    script = "\n".join((_shared("elements.js"), *map(_asset, _SCRIPTS)))
     return _page(Template(_asset("live.html")).substitute(style=style, script=script), style=style, script=script)
 
 
 def interface_page(document: Mapping[str, Any]) -> HTMLResponse:
     """The OpenAPI document for people, without a script."""
-    style = _look() + _asset("interface.css")
+    style = _shared("page.css") + _asset("interface.css")
     content = Template(_asset("interface.html")).substitute(
         style=style,
         title=html.escape(document["info"]["title"]),
@@ -70,16 +71,9 @@ def _asset(name: str) -> str:
     return (resources.files("cot_probe.serving") / name).read_text("utf-8")
 
 
-def _look() -> str:
-    """Colours, type and controls: those of the report."""
-    return (resources.files("cot_probe.report") / "page.css").read_text("utf-8")
-
-
-def _elements() -> str:
-    """How text becomes text nodes: one rule for the report and for this page."""
-    shared, mark, _ = (resources.files("cot_probe.report") / "data.js").read_text("utf-8").partition("\n// Data\n")
-    assert mark, "the report's script has its functions for elements and text before the line '// Data'"
-    return shared + "\n"
+def _shared(name: str) -> str:
+    """What is one and the same for the report and these pages: the look, and how text becomes text nodes."""
+    return (resources.files("cot_probe.report") / name).read_text("utf-8")
 
 
 def _prose(text: str) -> str:

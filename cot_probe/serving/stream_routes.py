@@ -131,8 +131,7 @@ async def check_stream(request: Request, id: StreamId) -> Response:
 )
 async def close_stream(request: Request, id: StreamId) -> Response:
     """End the trace: every sentence gets its final score, and the trace is answered as `/v1/tag` would."""
-    # Whoever leaves meanwhile does not stop it: a second call gives the result.
-    closed = await asyncio.shield(service_of(request).streams.get(id).close("client"))
+    closed = await service_of(request).streams.get(id).close("client")
     return Response(await asyncio.to_thread(dump, closed), media_type=JSON)
 
 

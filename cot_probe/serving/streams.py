@@ -61,7 +61,7 @@ class Stream:
         self._turn = asyncio.Lock()
         self._taken: list[Delta] = []
         self._asked = False
-        self._closed: dict[str, Any] | None = None
+        self._ending: asyncio.Task[dict[str, Any]] | None = None
         self._monitor: Monitor | None = None
 
     async def begin(self, opened: OpenStream) -> None:
@@ -143,6 +143,10 @@ class Stream:
             Refusal: 409 if the stream is closed.
         """
         self.touched = time.monotonic()
+        # Whoever asks may leave; the monitor is then still being asked, and nobody else may use it.
+        return await asyncio.shield(self._house.later(self._checked(check, id)))
+
+    async def _checked(self, check: Check, id: str | None) -> dict[str, Any]:
         async with self._turn:
             monitor = self._open_monitor()
             await self._read()
@@ -157,16 +161,18 @@ class Stream:
         return verdict
 
     async def close(self, cause: Cause) -> dict[str, Any]:
-        """End the trace: all that was taken in is scored; gives what goes to whoever closes it.
+        """End the trace: all that was taken in is scored, whether or not whoever closes it waits for that.
 
-        A second call waits for the first and gives the same.
+        Gives what goes to whoever closes it; a second call gives the same.
         """
-        if self.cause is None:
-            self.cause = cause
+        if self._ending is None:
+            self.cause = self.cause or cause
+            self._ending = self._house.later(self._ended())
+        return await asyncio.shield(self._ending)
+
+    async def _ended(self) -> dict[str, Any]:
         async with self._turn:
-            if self._closed is None:
-                self._closed = await self._finished()
-            return self._closed
+            return await self._finished()
 
     async def _finished(self) -> dict[str, Any]:
         events: list[dict[str, Any]] = []
@@ -405,15 +411,16 @@ class Streams:
         figures: dict[str, Any] = {"cause": stream.cause, "chars": stream.chars, "not_scored": stream.not_scored}
         log("stream closed", stream=stream.id, **figures)
 
-    def later(self, work: Coroutine[Any, Any, Any]) -> None:
+    def later(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
         """Run beside everything else, and be waited for at the end."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._over)
+        return task
 
     def _over(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (fault := task.exception()) is not None:
+        if not task.cancelled() and not isinstance(fault := task.exception(), Refusal | None):
             log("a task failed", severity=logging.ERROR, fault=fault)
 
     async def close(self) -> None:
