@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import make_checkpoint
 
+from cot_probe import incremental
 from cot_probe.alerts import Alert, Event, NotScored, SentenceScored
 from cot_probe.encoder import collate
 from cot_probe.gate import Policy
@@ -145,6 +146,17 @@ def test_reading_behind_a_cache_equals_reading_at_once(toy_tagger: Tagger) -> No
     assert [pytest.approx(row, abs=1e-5) for row in at_once.tolist()] == one_by_one
     with pytest.raises(ValueError, match="start a new cache"):
         reader.read([Reading(cache=cache, start=60, blocks=((1,) * 9,), types=(1,) * 9)])
+
+
+def test_matrices_laid_out_beforehand_change_nothing(toy_tagger: Tagger, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = toy_tagger.checkpoint.encoder
+    reading = {"start": 0, "blocks": ((2, 7, 9), (11, 12)), "types": (1,) * 5}
+    found = []
+    for laid_out in (incremental._can_lay_out(), False):
+        monkeypatch.setattr(incremental, "_can_lay_out", lambda answer=laid_out: answer)
+        reader = Reader(encoder, max_tokens=64, bf16=True)
+        found.append(reader.read([Reading(cache=reader.new_cache(), **reading)])[0])
+    assert found[0].shape == (5, 64) and found[0].allclose(found[1], atol=1e-6)
 
 
 def test_many_streams_share_one_model(scorer: Scorer, toy_tagger: Tagger) -> None:
