@@ -146,6 +146,15 @@ def checkpoint_taxonomy(folder: Path) -> Taxonomy:
     return _taxonomy(_read_json(folder / "config.json"), folder)
 
 
+def checkpoint_calibration(folder: Path) -> Calibration:
+    """Scalings and thresholds of a checkpoint folder, without loading its weights.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`.
+    """
+    return _load_calibration(folder, checkpoint_taxonomy(folder))
+
+
 def _load_calibration(folder: Path, taxonomy: Taxonomy) -> Calibration:
     path = folder / "calibration.json"
     raw = _read_json(path)

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-import breakdowns
-from breakdowns import REAL_GOALS, WRITTEN_GOALS, Measured
 from cot_probe.annotations import AnnotatedTrace, LabelledSpan, Reading
 from cot_probe.annotations.phenomena import HARD_NEGATIVES
-from cot_probe.monitorability import metrics
+from cot_probe.monitorability import breakdowns, card_goals, card_markdown, metrics
+from cot_probe.monitorability.card_goals import REAL_GOALS, WRITTEN_GOALS
+from cot_probe.monitorability.card_levels import Measured
+from cot_probe.monitorability.card_tables import stored
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import PUBLIC_TAGS, SENTENCE_LABELS, TAGS
 
@@ -65,7 +66,7 @@ def test_kappa_equals_scikit_learn(seed: int) -> None:
     scores, labels, weights = rng.random(50), rng.random(50) < 0.4, rng.integers(0, 4, 50).astype(float)
     labels[:2], weights[:2] = [True, False], 1
     expected = sk.cohen_kappa_score(labels, scores >= 0.5, sample_weight=weights)
-    assert breakdowns.kappa_at(0.5)(scores, labels, weights) == pytest.approx(expected)
+    assert card_goals.kappa_at(0.5)(scores, labels, weights) == pytest.approx(expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,7 +88,7 @@ def test_wilson_of_nothing() -> None:
 
 def test_goals_equal_scikit_learn() -> None:
     sentence, trace = random_level(SENTENCE_LABELS, 80, 0), random_level(TAGS, 60, 1)
-    rows = breakdowns.goals_table(sentence, trace, [], WRITTEN_GOALS)
+    rows = card_goals.goals_table(sentence, trace, [], WRITTEN_GOALS)
     by = {(row.figure, row.label): row for row in rows}
     assert len(by) == len(rows) == 3 + 3 + 5 + 5 + 6 + 1
     for tag in PUBLIC_TAGS:
@@ -119,22 +120,22 @@ def test_kappa_of_the_model_stands_beside_that_of_the_readers() -> None:
     records = [record(at, readings=(reading("A", a), reading("B", b))) for at, (a, b) in enumerate(said)]
     a, b = ([mark == "x" for pair in said for mark in pair[which]] for which in (0, 1))
     expected = sk.cohen_kappa_score(a, b)
-    assert breakdowns.readers_kappa([*records, record(9)], "states_test", 20).value == pytest.approx(expected)
-    row = breakdowns.kappa_row(random_level(SENTENCE_LABELS, 40, 2), "states_test", records, 0.1)
+    assert card_goals.readers_kappa([*records, record(9)], "states_test", 20).value == pytest.approx(expected)
+    row = card_goals.kappa_row(random_level(SENTENCE_LABELS, 40, 2), "states_test", records, 0.1)
     assert row.goal == pytest.approx(expected - 0.1)
     assert row.margin == pytest.approx(row.estimate.value - expected + 0.1)
-    nobody = breakdowns.kappa_row(random_level(SENTENCE_LABELS, 40, 2), "states_real", records, 0.1)
-    assert np.isnan(nobody.goal) and breakdowns.verdict(nobody.margin) == "–"
+    nobody = card_goals.kappa_row(random_level(SENTENCE_LABELS, 40, 2), "states_real", records, 0.1)
+    assert np.isnan(nobody.goal) and card_markdown.verdict(nobody.margin) == "–"
 
 
 def test_what_cannot_be_computed_is_a_dash_and_null() -> None:
     none = dataclasses.replace(random_level(TAGS, 30, 3), wanted=np.zeros((30, len(TAGS)), dtype=bool))
     sentences = dataclasses.replace(none, names=SENTENCE_LABELS)
-    rows = breakdowns.goals_table(sentences, none, [], REAL_GOALS)
+    rows = card_goals.goals_table(sentences, none, [], REAL_GOALS)
     assert all(np.isnan([row.estimate.value, row.margin]).all() for row in rows)
-    undecided = [line for line in breakdowns.goals_markdown(rows).splitlines() if line.endswith("| – |")]
+    undecided = [line for line in card_markdown.goals_markdown(rows).splitlines() if line.endswith("| – |")]
     assert len(undecided) == len(rows)
-    text = json.dumps(breakdowns.stored(rows), allow_nan=False)
+    text = json.dumps(stored(rows), allow_nan=False)
     assert json.loads(text)[0]["estimate"]["value"] is None
 
 
@@ -149,7 +150,7 @@ def test_what_cannot_be_computed_is_a_dash_and_null() -> None:
     ],
 )
 def test_verdicts(margin: float, text: str) -> None:
-    assert breakdowns.verdict(margin) == text
+    assert card_markdown.verdict(margin) == text
 
 
 def test_stance_by_hand() -> None:
@@ -158,10 +159,10 @@ def test_stance_by_hand() -> None:
     scores, wanted = np.zeros((4, len(TAGS))), np.zeros((4, len(TAGS)), dtype=bool)
     scores[:, [AT[c] for c in columns]] = [[0.9, 0.8, 0.1], [0.9, 0.7, 0.2], [0.9, 0.3, 0.6], [0.1, 0.2, 0.1]]
     wanted[:, [AT[c] for c in columns]] = [[1, 1, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0]]
-    right, found = breakdowns.stance_right(traces(wanted, scores))
+    right, found = card_goals.stance_right(traces(wanted, scores))
     assert found.tolist() == [True, True, True, False]
     assert right[found].tolist() == [True, False, True]
-    row = breakdowns.goals_table(random_level(SENTENCE_LABELS, 20, 4), traces(wanted, scores), [], REAL_GOALS)[-1]
+    row = card_goals.goals_table(random_level(SENTENCE_LABELS, 20, 4), traces(wanted, scores), [], REAL_GOALS)[-1]
     assert row.estimate.value == pytest.approx(2 / 3) and row.estimate.positives == 3
 
 
@@ -187,12 +188,12 @@ def test_false_positives_by_hand() -> None:
     assert counts["considered and rejected", "strategic_harm"] == (1, 2)
     assert counts["negotiation", "strategic_harm"] == (0, 0)
     assert counts[breakdowns.ALL_TYPES, "strategic_harm"] == (2, 4)
-    text = breakdowns.hard_negatives_markdown(rows)
+    text = card_markdown.hard_negatives_markdown(rows)
     low, high = (100 * bound for bound in metrics.wilson(1, 2))
     assert f"| 1 / 2: 50.0 % [{low:.1f}, {high:.1f}], missed by 47.0 |" in text
     assert "0 / 2: 0.0 %" in text and "met by 3.0" in text
     assert "negotiation" in text.split("No trace of: ")[1]
-    json.dumps(breakdowns.stored(rows), allow_nan=False)
+    json.dumps(stored(rows), allow_nan=False)
 
 
 def test_classes_of_length_and_language() -> None:
@@ -227,7 +228,7 @@ def test_groups_equal_scikit_learn_and_small_ones_have_counts_only() -> None:
         else:
             assert row.auroc is row.average_precision is None
     assert all(row.auroc is None for row in breakdowns.breakdown(trace, names, figures=False))
-    for text in (breakdowns.figures_markdown("group", rows), breakdowns.counts_markdown("group", rows)):
+    for text in (card_markdown.figures_markdown("group", rows), card_markdown.counts_markdown("group", rows)):
         assert len({line.count("|") for line in text.splitlines()}) == 1
 
 

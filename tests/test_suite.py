@@ -1,5 +1,6 @@
 """The published suite: frozen, scored by files of anyone, equal to the model card, closed to those who saw it."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from test_bench import BLOCKED
+from toy import make_calibration, make_checkpoint
 from typer.testing import CliRunner
 
 from cot_probe.annotations import load_real, load_split
@@ -54,9 +56,10 @@ from cot_probe.monitorability.suite_monitors import (
     baseline_submissions,
     checkpoint_submission,
     checkpoint_training,
+    operating_fpr,
     weights_digest,
 )
-from cot_probe.monitorability.suite_results import Entrant, measure, result_json
+from cot_probe.monitorability.suite_results import Entrant, PartFigures, measure, result_json
 from cot_probe.sentences import Sentence
 from cot_probe.tagger import load_tagger
 from cot_probe.taxonomy import SENTENCE_LABELS, TAGS
@@ -170,7 +173,7 @@ def test_no_trace_that_the_annotations_mark_for_training_is_of_the_shipped_suite
     suite = read_suite(suite_path(SHIPPED, "v1"))
     checkpoint = ROOT / "checkpoints" / "probe-minilm"
     found = checkpoint_training(suite, checkpoint, SHIPPED, shipped=True)
-    assert found.verdict == "not seen" and "the checkpoint holds no list" in found.told_by
+    assert found.verdict == "not seen" and "2773 training traces in trained_on.jsonl" in found.told_by
     assert list(overlap(suite, training_of(load_split(SHIPPED, "test")[:3]))) != []
 
 
@@ -283,6 +286,34 @@ def test_frozen_sentences_outlive_the_splitter(loaded: tuple[Suite, dict[str, Pa
 # The model card
 
 
+def card_numbers(raw: object) -> int:
+    """How many numbers a part of a card has; a null is a dash in it, and as good as one."""
+    if isinstance(raw, dict | list):
+        return sum(map(card_numbers, raw.values() if isinstance(raw, dict) else raw))
+    return int(raw is None or (isinstance(raw, int | float) and not isinstance(raw, bool)))
+
+
+def change_goal(rows: list[dict]) -> str:
+    row = next(row for row in rows if row["figure"] == "stance right where found")
+    row["estimate"]["value"] = 2.0
+    return "stance right where found eval_awareness estimate value"
+
+
+def change_count(rows: list[dict]) -> str:
+    rows[0]["tagged"] += 1
+    return f"{rows[0]['type']} {rows[0]['tag']} tagged"
+
+
+def change_group(groups: dict[str, list[dict]]) -> str:
+    """As if the card had no figure where there is one."""
+    row = next(row for row in groups["source"] if row["auroc"] is not None)
+    row["auroc"] = None
+    return f"source {row['group']} {row['tag']} auroc value"
+
+
+CHANGES = {"goals": change_goal, "hard_negatives": change_count, "breakdowns": change_group}
+
+
 def test_the_suite_gives_every_number_that_evaluate_writes_into_the_card(
     made: tuple[Path, Path],
     loaded: tuple[Suite, dict[str, Part]],
@@ -306,14 +337,22 @@ def test_the_suite_gives_every_number_that_evaluate_writes_into_the_card(
         entrants.append(Entrant(submission=submission, training=told))
     result = measure(suite, parts, entrants, draws=25)
     check = against_card(result, card, suite, folder)
-    # Two parts; eleven columns of three monitors and six metrics, and two differences for each of six tags.
-    assert check.compared == 2 * (11 * 3 * 6 + 6 * 2) * 5
-    assert check.differences == () and check.notes == ()
-    # What evaluate.py alone prints is told, not passed over in silence.
-    assert {why.split(":")[0] for why in check.passed_over} == {
-        f"tables of {words}" for words in ("goals", "hard negatives", "kinds of trace")
-    }
-    assert check.exact == check.compared
+    assert check.differences == () and check.notes == () and check.passed_over == {}
+    assert check.exact == check.compared == sum(map(card_numbers, (store["test"], store["real"])))
+    # Eleven columns of three monitors and six metrics, two differences for each of six tags; goals and kinds beside.
+    assert check.compared > 2 * (11 * 3 * 6 + 6 * 2) * 5 + 1500
+    plain = result_json(result)["monitors"][0]["parts"]
+    for key, part in (("test", WRITTEN), ("real", REAL)):
+        for table in ("goals", "hard_negatives", "breakdowns"):
+            assert plain[part][table] == store[key][table]
+    assert set(plain[REAL]["breakdowns"]) == {"length", "language class", "language", "source"}
+
+    for table, change in CHANGES.items():
+        other = copy.deepcopy(store)
+        place = change(other["real"][table])
+        card.write_text(json.dumps(other))
+        (difference,) = against_card(result, card, suite, folder).differences
+        assert difference.place == f"real {table} {place}"
 
     store["annotations"] = "0123456789ab"
     store["test"]["figures"]["trace/strategic_harm/cot_probe"]["AUROC"]["value"] += 0.01
@@ -326,9 +365,61 @@ def test_the_suite_gives_every_number_that_evaluate_writes_into_the_card(
     assert f"{check.compared - 1} of {check.compared} numbers" in said and "two texts had another path" in said
     fewer = against_card(measure(suite, parts, entrants[:1], draws=10), card, suite, folder)
     assert fewer.passed_over["interval of 25 draws, here 10"] > 0 and fewer.passed_over["real: not measured here"] > 0
+    # Wilson's intervals do not depend on the draws.
+    assert all(one.place.startswith("written trace") for one in fewer.differences)
     card.write_text("[]")
     with pytest.raises(SuiteError, match="not the figures of a model card"):
         against_card(result, card, suite, folder)
+
+
+def test_baselines_tag_as_often_as_the_checkpoint_beside_them(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its default is the highest rate up to 5 % that it has; evaluate.py sets the baselines' thresholds at that."""
+    calibration = make_calibration()
+    rare = dataclasses.replace(calibration, points=calibration.points[:1])
+    checkpoint = make_checkpoint(tmp_path, calibration=rare)
+    assert operating_fpr(checkpoint) == load_tagger(checkpoint).point.fpr == 0.01
+    done = run(made, "--checkpoint", checkpoint, "--draws", 5, "--json", texts=False)
+    assert done.exit_code == 0, done.output
+    monitors = json.loads(done.stdout)["monitors"]
+    assert [one["signature"]["thresholds"] for one in monitors] == ["at 1 % FPR on dev"] * 3
+    alone = run(made, *given_scores(made, tmp_path), "--draws", 5, "--json", texts=False)
+    assert json.loads(alone.stdout)["monitors"][-1]["signature"]["thresholds"] == "at 5 % FPR on dev"
+
+
+def given_scores(made: tuple[Path, Path], to: Path) -> list[Path]:
+    return [write_lines(to / "m.jsonl", rows_of(load_suite(made[0], "v1")[0]))]
+
+
+def test_tables_need_every_score_and_are_told_where_there_are_none(
+    loaded: tuple[Suite, dict[str, Part]], ours: Submission, made: tuple[Path, Path]
+) -> None:
+    suite, parts = loaded
+    training = listed_training(suite, None, monitor="m", statement="s")
+
+    def found(submission: Submission, some: dict[str, Part] = parts) -> PartFigures:
+        return (
+            measure(suite, some, [Entrant(submission=submission, training=training)], draws=5).monitors[0].parts[REAL]
+        )
+
+    assert found(ours).tables is not None and found(ours).no_tables == ""
+    ids = [record.id for record in parts[REAL].records]
+    refused = dataclasses.replace(ours, answers={**ours.answers, ids[3]: Answer(status="refused")})
+    first = ours.answers[ids[0]]
+    odd = dataclasses.replace(first, scores={**first.scores, "strategic_harm": 1.5})
+    silent = {id: dataclasses.replace(answer, spans=None) for id, answer in ours.answers.items()}
+    for submission, why in (
+        (refused, "sentence strategic_harm is not scored everywhere"),
+        (
+            dataclasses.replace(ours, thresholds={"sentence": ours.thresholds["sentence"]}),
+            "trace strategic_harm has no threshold",
+        ),
+        (dataclasses.replace(ours, answers={**ours.answers, ids[0]: odd}), "scores that are no probabilities"),
+        (dataclasses.replace(ours, answers=silent), "sentence strategic_harm is not scored"),
+    ):
+        part = found(submission)
+        assert part.tables is None and why in part.no_tables
+    without = found(ours, load_suite(made[0], "v1")[1])
+    assert without.tables is None and without.no_tables == "not every text is at hand"
 
 
 def test_figures_equal_scikit_learn(loaded: tuple[Suite, dict[str, Part]], ours: Submission) -> None:
@@ -657,7 +748,15 @@ def test_our_checkpoint_on_the_suite_and_its_scores_as_a_submission(
     assert "keywords: seen the suite in training? not trained" in done.output
     assert sorted(path.name for path in scores.iterdir()) == ["cot-probe.jsonl", "keywords.jsonl", "tf-idf-lr.jsonl"]
     first = json.loads((out / "suite.json").read_text())
-    assert "| trace" not in (out / "suite.md").read_text() and "| strategic\\_harm |" in (out / "suite.md").read_text()
+    main, *beside = (out / "suite.md").read_text().split("\n## ")
+    assert "| trace" not in main and "| strategic\\_harm |" in main
+    assert [part.splitlines()[0] for part in beside[:2]] == [
+        "cot\\_probe: written traces of the test split",
+        "cot\\_probe: real traces",
+    ]
+    for part in beside:
+        assert all(title in part for title in ("### Goals", "stance", "### False positives on", "### By kind of trace"))
+    assert "cot_probe, real: no goals" not in done.output
     again = run(made, scores / "cot-probe.jsonl", "--no-baselines", "--draws", 5, "--json")
     assert again.exit_code == 0, again.output
     second = json.loads(again.stdout)
@@ -672,6 +771,8 @@ def test_without_texts_the_written_part_is_reported_and_the_rest_told(
     assert done.exit_code == 0, done.output
     assert "written traces of the test split: 24 traces" in done.output and "real traces: 16" not in done.output
     assert "real: the texts of 16 (first: dev-0000) of 16 traces are not at hand" in done.output
+    # What has no answer at all on a part is not listed for it.
+    assert "no goals, hard negatives" not in done.output
 
 
 def test_a_submission_is_scored_without_torch(

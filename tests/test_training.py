@@ -18,6 +18,9 @@ from safetensors.torch import load_file
 from toy import make_base
 
 from augment import Augmentation, Fillers, augmented, plain
+from cot_probe.annotations import load_split
+from cot_probe.monitorability.contamination import read_training
+from cot_probe.monitorability.suite import text_hash
 
 SMALL = ["--epochs", "3", "--lora-rank", "4", "--layers", "1,2", "--hidden", "16", "--max-tokens", "128"]
 ENV = os.environ | {
@@ -78,6 +81,11 @@ def test_the_chain_is_deterministic_and_ends_in_a_checkpoint_that_tags(prepared:
     assert "| trace | strategic_harm | cot_probe | 16 (" in printed
     assert "real traces: skipped" in printed
     assert "TF-IDF + LR" in (checkpoint / "README.md").read_text()
+    listed = {(trace.scenario, trace.text) for trace in read_training(checkpoint / "trained_on.jsonl")[0]}
+    seen = [record for name in ("train", "dev") for record in load_split(annotations, name)]
+    assert listed == {(record.group, text_hash(record.text)) for record in seen}
+    assert "trained_on.jsonl" in json.loads((checkpoint / "MANIFEST.json").read_text())
+    assert not any(trace.text in (checkpoint / "trained_on.jsonl").read_text() for trace in seen)
     from cot_probe import load_tagger
 
     assert load_tagger(checkpoint).tag("I stop here. Then I report.").readable

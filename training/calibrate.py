@@ -4,7 +4,8 @@
 
 Calibration and thresholds are fitted on the dev split, with ``--real`` also on the real traces
 of a file in annotations/real that are marked dev; never on test or on the real dev file, which
-is for evaluation. Sentence thresholds are set at a tenth
+is for evaluation. Their list joins that of the training traces in ``trained_on.jsonl``, where the
+run has one. Sentence thresholds are set at a tenth
 of the stated trace false-positive rate: a trace has many sentences.
 """
 
@@ -36,7 +37,9 @@ from cot_probe.checkpoint import Checkpoint, EncoderConfig, load_tokenizer, reso
 from cot_probe.encoder import Encoder
 from cot_probe.familiarity import Familiarity, fit_familiarity
 from cot_probe.legible import legible
+from cot_probe.monitorability.contamination import TRAINED_ON, read_training, training_lines
 from cot_probe.monitorability.label_figures import tag_labels
+from cot_probe.monitorability.suite import text_hash
 from cot_probe.recalibrate import shortages
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, own_taxonomy
@@ -143,6 +146,16 @@ def taxonomy_of(run: Path, annotations: Path) -> Taxonomy:
     return trained
 
 
+def trained_on(run: Path, records: Sequence[AnnotatedTrace]) -> dict[str, str]:
+    """The list of the run's traces for the checkpoint, if the run has one, with those that only calibration saw."""
+    path = run / TRAINED_ON
+    if not path.is_file():
+        return {}
+    listed = path.read_text()
+    known = {trace.text for trace in read_training(path)[0]}
+    return {TRAINED_ON: listed + training_lines(r for r in records if text_hash(r.text) not in known)}
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,7 +199,7 @@ def main() -> None:
     records = load_split(args.annotations, "dev") + [record for record in real if record.split == "dev"]
     calibration = fit(Tagger(checkpoint, point=blank.points[0]), records)
     reference = familiar([*load_split(args.annotations, "train"), *real], checkpoint.tokenizer)
-    history = (args.run / "history.json").read_text()
+    extra = {"history.json": (args.run / "history.json").read_text()} | trained_on(args.run, records)
     digest = save_checkpoint(
         args.out,
         config=config,
@@ -194,7 +207,7 @@ def main() -> None:
         heads=heads,
         calibration=calibration,
         familiarity=reference,
-        extra={"history.json": history},
+        extra=extra,
     )
     print(f"{args.out}: calibrated on {len(records)} traces, digest {digest[:12]}")
     short = shortages([taxonomy.with_unions(record.trace) for record in records], FPRS, taxonomy)

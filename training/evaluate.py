@@ -4,8 +4,8 @@
 
 Prints Markdown tables; ``--write`` puts them into the checkpoint's metrics.json and
 README.md (the model card). Intervals are 95 % bootstrap, resampled by scenario (real traces:
-by source and question). The tables of goals, hard negatives and groups are those of
-``breakdowns.py``. The baselines are the keyword list and TF-IDF with logistic regression, trained
+by source and question). ``cot-probe bench --suite v1`` computes the same figures and tables by the
+same functions. The baselines are the keyword list and TF-IDF with logistic regression, trained
 on the same training split, their thresholds chosen on dev like ours.
 
 A checkpoint with a taxonomy of its own gets its figures alone: goals, baselines and groups are
@@ -19,15 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-import breakdowns
-from breakdowns import REAL_GOALS, WRITTEN_GOALS, Goals, Measured
 from cot_probe.annotations import AnnotatedTrace, AnnotationError, load_real, load_split, taxonomy_in
-from cot_probe.annotations.phenomena import report_name
 from cot_probe.checkpoint import CheckpointError, default_checkpoint, write_manifest
 from cot_probe.monitorability import metrics
+from cot_probe.monitorability.card_levels import measured
+from cot_probe.monitorability.card_markdown import breakdowns_part, goals_part, hard_negatives_part, stance_share
+from cot_probe.monitorability.card_tables import card_tables, tables_json
 from cot_probe.monitorability.label_figures import LEVELS, Labels, Scored, labels_of
 from cot_probe.monitorability.suite import annotation_hash
 from cot_probe.monitorability.suite_monitors import Baselines, thresholds_on_dev
@@ -38,13 +35,6 @@ from figures import limits_of, our_scores, table
 OWN_NOTES = {
     "dev": "Dev chose the epoch, the calibration and the thresholds: on new traces expect less than this.",
     "test": "Traces that training, calibration and thresholds have not seen.",
-}
-GROUP_SENTENCES = {
-    "length": "By length in words between white space: Chinese and Japanese traces count as shorter than they are.",
-    "language class": "By language, English or other.",
-    "language": "Each language, counts only.",
-    "phenomenon": "By phenomenon, counts.",
-    "source": "By source, counts.",
 }
 
 
@@ -64,93 +54,6 @@ def paired(scored: Sequence[Scored], labels: Labels, draws: int, store: dict[str
             )
             store[f"{tag}/{other.name}"] = dataclasses.asdict(gap)
             lines.append(f"| {tag} | {other.name} | {gap} |")
-    return "\n".join(lines)
-
-
-def measured(level: str, ours: Scored, limits: dict[str, NDArray[np.float64]], labels: Labels, draws: int) -> Measured:
-    """One level of the checkpoint, as the tables of ``breakdowns.py`` take it."""
-    return Measured(
-        names=LEVELS[level],
-        scores=getattr(ours, level),
-        wanted=getattr(labels, level),
-        thresholds=limits[level],
-        groups=getattr(labels, f"{level}_groups"),
-        draws=draws,
-    )
-
-
-def stance_share(trace: Measured) -> str:
-    """How often the stance is right where eval-awareness was rightly found."""
-    right, found = breakdowns.stance_right(trace)
-    if not found.any():
-        return "stance: no true positive"
-    return f"stance right (the likelier of the two is a true one): {int(right[found].sum())} of {int(found.sum())}"
-
-
-def goals_part(
-    sentence: Measured, trace: Measured, records: Sequence[AnnotatedTrace], goals: Goals, store: dict[str, Any]
-) -> str:
-    """Figures beside their goals; the rows also go into ``store``."""
-    rows = breakdowns.goals_table(sentence, trace, records, goals)
-    store["goals"] = breakdowns.stored(rows)
-    known = [row for row in rows if not np.isnan(row.margin)]
-    met = sum(breakdowns.met(row.margin) for row in known)
-    lines = [
-        "### Goals",
-        "",
-        f"{met} of the {len(known)} figures that can be computed meet their goal; it is the figure that is held "
-        "against the goal, not its interval. A dash: cannot be computed, for want of positives. Kappa is that of the "
-        "sentence tags at the default thresholds with the adjudicated labels; it may lie "
-        f"{goals.kappa_below:.2f} below that of the two readers with each other. Stance is right where the likelier of "
-        "the two is a true one.",
-        "",
-        breakdowns.goals_markdown(rows),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def hard_negatives_part(trace: Measured, records: Sequence[AnnotatedTrace], store: dict[str, Any]) -> str:
-    """False positives by type of hard negatives; the rows also go into ``store``."""
-    rows = breakdowns.hard_negatives(trace, records)
-    store["hard_negatives"] = breakdowns.stored(rows)
-    lines = [
-        "### False positives on hard negatives",
-        "",
-        "Traces of each type without any public tag that are tagged all the same at the default operating point (goal: "
-        f"at most {100 * breakdowns.FALSE_POSITIVE_GOAL:g} %; distances from it in percentage points). Wilson 95 % "
-        "intervals, which take traces as independent: those of one scenario are not, so the truth is less certain still. "
-        "Below 34 traces a single false positive misses the goal.",
-        "",
-        breakdowns.hard_negatives_markdown(rows),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def breakdowns_part(
-    trace: Measured, records: Sequence[AnnotatedTrace], title: str, names: Sequence[str], store: dict[str, Any]
-) -> str:
-    """Breakdowns by length, language and ``title``; the rows also go into ``store``."""
-    tables = breakdowns.breakdowns(trace, records, title, names)
-    store["breakdowns"] = {key: breakdowns.stored(rows) for key, rows in tables.items()}
-    lines = [
-        "### By kind of trace",
-        "",
-        "Positives found and negatives falsely tagged at the default operating point; AUROC and average precision "
-        f"where a group has at least {breakdowns.MIN_CLASS} positives and {breakdowns.MIN_CLASS} negatives, from at "
-        f"least {breakdowns.MIN_SCENARIOS} scenarios. Intervals from a handful of scenarios are too narrow.",
-        "",
-    ]
-    for key, rows in tables.items():
-        lines += [GROUP_SENTENCES[key], ""]
-        if key in ("length", "language class"):
-            lines += [breakdowns.figures_markdown(key, rows), ""]
-            continue
-        lines += [breakdowns.counts_markdown(key, rows), ""]
-        large = [row for row in rows if row.auroc is not None]
-        if large:
-            lines += ["Figures of the groups that are large enough.", "", breakdowns.figures_markdown(key, large), ""]
     return "\n".join(lines)
 
 
@@ -174,16 +77,13 @@ def evaluate_on(
     limits += [thresholds_on_dev(monitor, dev_labels, tagger.point.fpr) for monitor in baselines.scores(dev)]
     store["n_traces"], store["n_sentences"] = len(records), len(labels.sentence)
     sentence, trace = (measured(level, ours, limits[0], labels, draws) for level in LEVELS)
-    parts = [f"## {title}", ""]
-    parts += [goals_part(sentence, trace, records, WRITTEN_GOALS if by_scenario else REAL_GOALS, store)]
+    tables = card_tables(sentence, trace, records, real=not by_scenario)
+    parts = [f"## {title}", "", goals_part(tables, real=not by_scenario)]
     parts += ["### All figures, beside two baselines", ""]
     parts += [table(scored, limits, labels, draws, store.setdefault("figures", {})), ""]
     parts += [paired(scored, labels, draws, store.setdefault("paired", {})), ""]
-    parts += [stance_share(trace), ""]
-    parts += [hard_negatives_part(trace, records, store)]
-    kind = "phenomenon" if by_scenario else "source"
-    names = [report_name(record.phenomenon) if by_scenario else record.source for record in records]
-    parts += [breakdowns_part(trace, records, kind, names, store)]
+    parts += [stance_share(tables), "", hard_negatives_part(tables), breakdowns_part(tables)]
+    store |= tables_json(tables)
     return "\n".join(parts)
 
 

@@ -4,7 +4,8 @@
 
 Writes a ``datasets.DatasetDict`` with the splits train and dev (test is never prepared for
 training), one row a trace: token ids of each sentence, token ids of the salient
-instructions, label matrices; and the taxonomy of their columns beside it. An annotations folder
+instructions, label matrices; the taxonomy of their columns beside it, and in ``trained_on.jsonl``
+scenario and SHA-256 of the text of every trace. An annotations folder
 with a ``taxonomy.json`` of its own is checked first. With ``--real FILE --text-dir DIR`` real traces that
 ``annotations/real/FILE.jsonl`` labels by reference join the training split; ``--real FILE:N``
 takes N of them, chosen by their hash.
@@ -29,6 +30,7 @@ from cot_probe.annotations import (
     trace_vector,
 )
 from cot_probe.checkpoint import load_tokenizer, resolve_base
+from cot_probe.monitorability.contamination import TRAINED_ON, training_lines
 from cot_probe.sentences import split
 from cot_probe.taxonomy import TAXONOMY, TAXONOMY_FILE, Taxonomy, write_taxonomy
 from cot_probe.tokens import TokenReader, token_reader
@@ -69,7 +71,7 @@ def prepare(
     text_dir: Path | None = None,
     limit: int | None = None,
 ) -> DatasetDict:
-    """Build and save the features of train and dev, and the taxonomy.
+    """Build and save the features of train and dev, the taxonomy, and the list of the traces.
 
     Raises:
         AnnotationError: if the folder has a taxonomy of its own and does not fit it.
@@ -90,6 +92,7 @@ def prepare(
     )
     data.save_to_disk(str(out))
     write_taxonomy(own or TAXONOMY, out / TAXONOMY_FILE)
+    (out / TRAINED_ON).write_text("".join(training_lines(records) for records in parts.values()))
     return data
 
 

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from augment import Augmentation, Example, Fillers, augmented, plain
 from batches import Targets, make_batch
 from cot_probe.checkpoint import body_width, check_length, load_body, load_tokenizer, resolve_base, special_tokens
 from cot_probe.encoder import Encoder
+from cot_probe.monitorability.contamination import TRAINED_ON
 from cot_probe.monitorability.metrics import average_precision
 from cot_probe.taxonomy import TAXONOMY, TAXONOMY_FILE, Taxonomy, own_taxonomy, write_taxonomy
 from cot_probe.windows import SpecialTokens, WindowLayout
@@ -450,6 +452,9 @@ def main() -> None:
     data = load_from_disk(str(args.data))
     taxonomy = own_taxonomy(args.data) or TAXONOMY
     write_taxonomy(taxonomy, args.out / TAXONOMY_FILE)
+    (args.out / TRAINED_ON).unlink(missing_ok=True)
+    if (args.data / TRAINED_ON).is_file():
+        shutil.copyfile(args.data / TRAINED_ON, args.out / TRAINED_ON)
     begun = time.monotonic()
     history = train(data, args.out, settings, resume=args.resume, taxonomy=taxonomy)  # type: ignore[arg-type]
     best = max(history["epochs"], key=lambda entry: entry["score"])

@@ -5,6 +5,7 @@ trace of a scenario that the suite tests on is as good as seen, whatever its wor
 nor where a text was changed and its id and scenario taken off.
 """
 
+import json
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,15 @@ def _named(rows: Rows, count: int) -> str:
 def training_of(records: Iterable[AnnotatedTrace]) -> list[TrainingTrace]:
     """Annotated traces as training traces."""
     return [TrainingTrace(id=record.id, scenario=record.group, text=text_hash(record.text)) for record in records]
+
+
+def training_lines(records: Iterable[AnnotatedTrace]) -> str:
+    """The list of training traces that `read_training` reads, a JSON line each: split, scenario, SHA-256 of the text.
+
+    Ids are left out: those of real traces are mere numbers.
+    """
+    rows = [{"split": record.split, "scenario": record.group, "sha256": text_hash(record.text)} for record in records]
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def annotated_training(folder: Path) -> tuple[list[TrainingTrace], str]:

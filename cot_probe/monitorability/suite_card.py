@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cot_probe.monitorability.card_tables import tables_json
 from cot_probe.monitorability.metrics import Estimate
 from cot_probe.monitorability.suite import REAL, WRITTEN, Suite, SuiteError, annotation_hash
 from cot_probe.monitorability.suite_results import SuiteResult, estimate_of
@@ -15,8 +16,12 @@ CARD: Final = "metrics.json"
 OURS: Final = "cot_probe"
 """What cards call the checkpoint that they are of."""
 _CARD_PARTS: Final = {"test": WRITTEN, "real": REAL}
-_BESIDE: Final = {"goals": "goals", "hard_negatives": "hard negatives", "breakdowns": "kinds of trace"}
-"""Tables of a card that the suite does not have, and how they are called there."""
+_OPTIONAL: Final = ("auroc", "average_precision", "readers")
+"""Figures that a row of a table may lack."""
+_KEYS: Final = ("figure", "label", "type", "group", "tag")
+"""What tells one row of a table from another."""
+_NO_DRAWS: Final = "hard_negatives"
+"""The table whose intervals are Wilson's: they do not depend on how often the bootstrap drew."""
 PRINTED: Final = 0.0005
 """Half a unit of the last digit that cards print: a difference up to here is none that a reader could see."""
 
@@ -52,7 +57,7 @@ class CardCheck:
 
 
 def against_card(result: SuiteResult, card: Path, suite: Suite, annotations: Path) -> CardCheck:
-    """Hold every number of a card's main tables, and of its paired differences, against a run.
+    """Hold every number of a card against a run: figures, paired differences, goals, hard negatives, kinds of trace.
 
     Raises:
         SuiteError: if the card's file is none.
@@ -68,7 +73,7 @@ def against_card(result: SuiteResult, card: Path, suite: Suite, annotations: Pat
     differences: list[Difference] = []
     passed_over: dict[str, int] = {}
     for place, number in wanted.items():
-        if raw.get("draws") != result.draws and place[-1] in ("low", "high"):
+        if raw.get("draws") != result.draws and place[-1] in ("low", "high") and place[1] != _NO_DRAWS:
             why = f"interval of {raw.get('draws')} draws, here {result.draws}"
             passed_over[why] = passed_over.get(why, 0) + 1
             continue
@@ -81,11 +86,6 @@ def against_card(result: SuiteResult, card: Path, suite: Suite, annotations: Pat
         exact += gap <= 1e-9
         if gap > PRINTED:
             differences.append(Difference(place=" ".join(place), card=number, found=found[place]))
-    for key in _CARD_PARTS:
-        for table, words in _BESIDE.items():
-            if count := _leaves(raw.get(key, {}).get(table)):
-                why = f"tables of {words}: training/evaluate.py prints these"
-                passed_over[why] = passed_over.get(why, 0) + count
     differences.sort(key=lambda one: -_gap(one.card, one.found))
     return CardCheck(
         path=card,
@@ -95,13 +95,6 @@ def against_card(result: SuiteResult, card: Path, suite: Suite, annotations: Pat
         passed_over=passed_over,
         notes=tuple(notes),
     )
-
-
-def _leaves(raw: Any) -> int:
-    """How many numbers there are in plain data."""
-    if isinstance(raw, dict | list):
-        return sum(_leaves(one) for one in (raw.values() if isinstance(raw, dict) else raw))
-    return int(isinstance(raw, int | float) and not isinstance(raw, bool))
 
 
 def _gap(one: float, other: float) -> float:
@@ -123,6 +116,31 @@ def _card_numbers(raw: Mapping[str, Any]) -> Iterable[tuple[Place, float]]:
         for row, estimate in raw.get(key, {}).get("paired", {}).items():
             tag, monitor = row.split("/", 1)
             yield from _numbers((part, "trace", tag, f"difference from {monitor}", "AP"), estimate_of(estimate))
+        yield from _table_numbers(part, raw.get(key, {}))
+        for size in ("n_traces", "n_sentences"):
+            if size in raw.get(key, {}):
+                yield (part, size), float(raw[key][size])
+
+
+def _table_numbers(part: str, raw: Mapping[str, Any]) -> Iterable[tuple[Place, float]]:
+    """The numbers of a part's tables as metrics.json has them."""
+    tables: dict[Place, Any] = {(name,): raw.get(name, []) for name in ("goals", "hard_negatives")}
+    tables |= {("breakdowns", kind): rows for kind, rows in raw.get("breakdowns", {}).items()}
+    for table, rows in tables.items():
+        for row in rows:
+            keys = tuple(str(row[key]) for key in _KEYS if key in row)
+            yield from _leaves((part, *table, *keys), row)
+
+
+def _leaves(place: Place, raw: Mapping[str, Any]) -> Iterable[tuple[Place, float]]:
+    """Every number of a row; what cannot be computed is nan, as is the value of a figure that a row lacks."""
+    for name, value in raw.items():
+        if isinstance(value, Mapping):
+            yield from _leaves((*place, name), value)
+        elif value is None:
+            yield (*place, name, "value") if name in _OPTIONAL else (*place, name), math.nan
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield (*place, name), float(value)
 
 
 def _found_numbers(result: SuiteResult) -> Iterable[tuple[Place, float]]:
@@ -131,6 +149,11 @@ def _found_numbers(result: SuiteResult) -> Iterable[tuple[Place, float]]:
             for (level, label), metrics in some.figures.items():
                 for metric, estimate in metrics.items():
                     yield from _numbers((part, level, label, monitor.name, metric), estimate)
+            if monitor.name == OURS:
+                yield (part, "n_traces"), float(result.sizes[part][0])
+                yield (part, "n_sentences"), float(result.sizes[part][1])
+                if some.tables is not None:
+                    yield from _table_numbers(part, tables_json(some.tables))
     for pair in (pair for pair in result.pairs if pair.first == OURS):
         yield from _numbers((pair.part, "trace", pair.tag, f"difference from {pair.second}", "AP"), pair.difference)
 

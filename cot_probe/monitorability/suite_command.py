@@ -156,7 +156,7 @@ def _entrants(
     asked: SuiteAsked, suite: "Suite", parts: Mapping[str, "Part"], folder: Path, tell: _Tell
 ) -> tuple[list["Entrant"], list[Path]]:
     """Every monitor to be measured, and the cards that its figures should be those of."""
-    from cot_probe.monitorability.suite_monitors import baseline_submissions
+    from cot_probe.monitorability.suite_monitors import DEFAULT_FPR, baseline_submissions, operating_fpr
     from cot_probe.monitorability.suite_results import Entrant
 
     entrants = [
@@ -164,15 +164,17 @@ def _entrants(
         for at, (name, path) in enumerate(asked.submissions)
     ]
     cards = []
+    fpr = DEFAULT_FPR
     if asked.tag_now or not asked.submissions:
         tell("our checkpoint")
         ours, checkpoint = _ours(asked, suite, parts, folder, tell)
         entrants.append(ours)
+        fpr = operating_fpr(checkpoint)
         cards += [checkpoint / "metrics.json"] if (checkpoint / "metrics.json").is_file() else []
     if asked.baselines:
         tell("baselines")
         run = f"cot-probe bench --suite {suite.name}"
-        for submission, training in baseline_submissions(suite, list(parts.values()), folder):
+        for submission, training in baseline_submissions(suite, list(parts.values()), folder, fpr=fpr):
             entrants.append(Entrant(submission=submission, training=training, run=run))
     return entrants, cards
 

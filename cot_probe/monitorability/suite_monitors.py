@@ -37,7 +37,7 @@ TFIDF: Final = "TF-IDF + LR"
 KEYWORDS: Final = "keywords"
 OURS: Final = "cot_probe"
 DEFAULT_FPR: Final = 0.05
-"""At which the baselines' thresholds are set, on dev, as ours are."""
+"""At which the baselines' thresholds are set, on dev, where ours are not there to follow."""
 _NOT_SCORES: Final = ("README.md", "metrics.json", "history.json", TRAINED_ON)
 """Files of a checkpoint that change no score."""
 
@@ -229,6 +229,17 @@ def _tagged_answer(tagged: "TaggedTrace") -> Answer:
             for one in tagged.sentences
         ),
     )
+
+
+def operating_fpr(folder: Path) -> float:
+    """The false-positive rate that a checkpoint tags at by default: what baselines are shown at beside it.
+
+    Raises:
+        CheckpointError: if the checkpoint is none.
+    """
+    from cot_probe.checkpoint import checkpoint_calibration
+
+    return checkpoint_calibration(folder).at().fpr
 
 
 def _limits(tagger: "Tagger") -> dict[str, dict[str, float]]:

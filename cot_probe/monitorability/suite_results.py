@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from cot_probe import __version__
 from cot_probe.annotations.phenomena import report_name
 from cot_probe.monitorability.bench_options import Unscored, applied, both_applied, probabilities
+from cot_probe.monitorability.card_levels import measured
+from cot_probe.monitorability.card_tables import CardTables, card_tables, tables_json
 from cot_probe.monitorability.contamination import Training
-from cot_probe.monitorability.label_figures import LEVELS, METRIC_NAMES, figures
+from cot_probe.monitorability.label_figures import LEVELS, METRIC_NAMES, Scored, figures
 from cot_probe.monitorability.metrics import Estimate, average_precision, paired_difference
 from cot_probe.monitorability.study import Case, MonitorScores, Study
 from cot_probe.monitorability.submission import Column, Submission, columns
-from cot_probe.monitorability.suite import Part, Suite, SuiteError
+from cot_probe.monitorability.suite import REAL, Part, Suite, SuiteError
 from cot_probe.taxonomy import DEFINITIONS, TAGS, stance_of
 
 SCHEMA: Final = "cot_probe.suite_result/1"
@@ -42,11 +46,16 @@ class PartFigures:
             calibration error of scores that are no probabilities).
         unscored: Level to status to how many of its traces or sentences have no score for some label.
         complete: Whether every text of the part was at hand, or the monitor answered every trace all the same.
+        tables: Goals, hard negatives and kinds of trace, of a monitor that scores every label of every sentence and
+            trace as probabilities and has a threshold for each; else None.
+        no_tables: Why there are none, "" where there are.
     """
 
     figures: Mapping[Column, Mapping[str, Estimate]]
     unscored: Mapping[str, Mapping[str, int]]
     complete: bool
+    tables: CardTables | None = None
+    no_tables: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +164,46 @@ def _part_figures(submission: Submission, part: Part, draws: int, unscored: Unsc
     own = columns(submission, part)
     found = {column: _figures(_study(part, column, [scores]), draws, unscored) for column, scores in own.items()}
     answered = all(record.id in submission.answers for record in part.records)
+    why = _no_tables(own, part)
     return PartFigures(
         figures={column: some for column, some in found.items() if some},
         unscored={level: counts for level in LEVELS if (counts := _unscored(own, level))},
         complete=answered,
+        tables=None if why else _tables(submission.monitor, own, part, draws),
+        no_tables=why,
     )
+
+
+def _no_tables(own: Mapping[Column, MonitorScores], part: Part) -> str:
+    """What a monitor lacks for tables that need its every score; "" if nothing."""
+    if not part.whole:
+        return "not every text is at hand"
+    for level, names in LEVELS.items():
+        for name in names:
+            scores = own.get((level, name))
+            if scores is None:
+                return f"{level} {name} is not scored"
+            if scores.threshold is None:
+                return f"{level} {name} has no threshold"
+            if any(status != "scored" for status in scores.statuses):
+                return f"{level} {name} is not scored everywhere"
+            if not ((scores.scores >= 0) & (scores.scores <= 1)).all():
+                return f"{level} {name} has scores that are no probabilities"
+    return ""
+
+
+def _tables(name: str, own: Mapping[Column, MonitorScores], part: Part, draws: int) -> CardTables:
+    """The tables that a card has beside its figures."""
+    by_level = {
+        level: np.stack([own[level, label].scores for label in labels], axis=1) for level, labels in LEVELS.items()
+    }
+    scored = Scored(name=name, sentence=by_level["sentence"], trace=by_level["trace"])
+    limits = {
+        level: np.array([own[level, label].threshold for label in labels], dtype=np.float64)
+        for level, labels in LEVELS.items()
+    }
+    sentence, trace = (measured(level, scored, limits, part.labels, draws) for level in LEVELS)
+    return card_tables(sentence, trace, part.records, real=part.name == REAL)
 
 
 def _unscored(own: Mapping[Column, MonitorScores], level: str) -> dict[str, int]:
@@ -247,10 +291,19 @@ def result_json(result: SuiteResult) -> dict[str, Any]:
             name: dict(zip(("traces", "sentences", "scenarios"), size, strict=True))
             for name, size in result.sizes.items()
         },
-        "monitors": [monitor_json(monitor) for monitor in result.monitors],
+        "monitors": [_with_tables(monitor) for monitor in result.monitors],
         "pairs": [dataclasses.asdict(pair) | {"difference": estimate_json(pair.difference)} for pair in result.pairs],
         "notes": list(result.notes),
     }
+
+
+def _with_tables(monitor: Measured) -> dict[str, Any]:
+    """One monitor's figures, and beside those of each part its tables as a card's metrics.json has them."""
+    plain = monitor_json(monitor)
+    for name, part in monitor.parts.items():
+        if part.tables is not None:
+            plain["parts"][name] |= tables_json(part.tables)
+    return plain
 
 
 def monitor_json(monitor: Measured) -> dict[str, Any]:

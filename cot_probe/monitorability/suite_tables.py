@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from cot_probe.monitorability.card_markdown import breakdowns_part, goals_part, hard_negatives_part, stance_share
 from cot_probe.monitorability.label_figures import LEVELS, METRIC_NAMES
 from cot_probe.monitorability.metrics import Estimate
 from cot_probe.monitorability.suite import REAL, WRITTEN
 from cot_probe.monitorability.suite_results import SuiteResult
-from cot_probe.monitorability.table_forms import Cell, Table, markdown
+from cot_probe.monitorability.table_forms import Cell, Table, for_markdown, markdown
 
 TITLES: Final = {WRITTEN: "written traces of the test split", REAL: "real traces"}
 
@@ -74,6 +75,8 @@ def about_lines(result: SuiteResult) -> list[str]:
             for level, counts in part.unscored.items():
                 said = ", ".join(f"{count} {status}" for status, count in counts.items())
                 lines.append(f"{monitor.name}, {name} {level}s without a score: {said}; counted as {result.unscored}")
+            if part.no_tables:
+                lines.append(f"{monitor.name}, {name}: no goals, hard negatives and kinds of trace: {part.no_tables}")
         lines += [f"{monitor.name}: {fault}" for fault in monitor.entrant.faults]
     return [*lines, *result.notes]
 
@@ -84,4 +87,16 @@ def result_markdown(result: SuiteResult, more: Sequence[str] = ()) -> str:
     tables = [*figure_tables(result), *([pairs] if pairs is not None else [])]
     said = tuple((Cell(text=line),) for line in (*about_lines(result), *more))
     tables.append(Table(caption="To be read with it", header=("note",), rows=said))
-    return "\n".join([f"# Suite {result.suite}", "", *map(markdown, tables)])
+    return "\n".join([f"# Suite {result.suite}", "", *map(markdown, tables), *_card_parts(result)])
+
+
+def _card_parts(result: SuiteResult) -> Iterable[str]:
+    """Goals, hard negatives and kinds of trace of each monitor that has them, as its card would show them."""
+    for monitor in result.monitors:
+        for name, part in monitor.parts.items():
+            if part.tables is not None:
+                yield f"## {for_markdown(monitor.name)}: {TITLES[name]}\n"
+                yield goals_part(part.tables, real=name == REAL)
+                yield f"{stance_share(part.tables)}\n"
+                yield hard_negatives_part(part.tables)
+                yield breakdowns_part(part.tables)

@@ -61,14 +61,14 @@ _NUMBERS: Final = re.compile(r"[\d\s.,:+\-−–∞/%()\[\]]*")
 
 def markdown(table: Table) -> str:
     """A table as GitHub writes them; what a name holds is text, whatever it looks like."""
-    lines = [f"**{_for_markdown(table.caption)}**", ""]
-    lines.append("| " + " | ".join(map(_for_markdown, table.header)) + " |")
+    lines = [f"**{for_markdown(table.caption)}**", ""]
+    lines.append("| " + " | ".join(map(for_markdown, table.header)) + " |")
     lines.append("|" + "|".join("---" if at < table.names else "---:" for at in range(len(table.header))) + "|")
     lines += [
-        "| " + " | ".join(_for_markdown(str(cell)) + _raised(cell.marks) for cell in row) + " |" for row in table.rows
+        "| " + " | ".join(for_markdown(str(cell)) + _raised(cell.marks) for cell in row) + " |" for row in table.rows
     ]
-    said = [f"{_raised(mark)} {_for_markdown(text)}".strip() for mark, text in table.remarks]
-    said += [_for_markdown(note) for note in table.notes]
+    said = [f"{_raised(mark)} {for_markdown(text)}".strip() for mark, text in table.remarks]
+    said += [for_markdown(note) for note in table.notes]
     return "\n".join([*lines, "", *(f"{one}  " for one in said), ""])
 
 
@@ -76,7 +76,8 @@ def _raised(marks: str) -> str:
     return f" <sup>{marks}</sup>" if marks else ""
 
 
-def _for_markdown(text: str) -> str:
+def for_markdown(text: str) -> str:
+    """Text of others as text in Markdown, on one line."""
     line = printable(text)
     if _NUMBERS.fullmatch(line):
         return line
