@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cot_probe.calibration import Calibration, calibration_from_json, calibration_to_json
-from cot_probe.encoder import Encoder, padded_length
+from cot_probe.encoder import Encoder, keep_float32, padded_length
 from cot_probe.familiarity import Familiarity, familiarity_from_json, familiarity_to_json
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, TaxonomyError, taxonomy_from_json, taxonomy_to_json
 from cot_probe.windows import SpecialTokens, WindowLayout
@@ -124,6 +124,7 @@ def load_checkpoint(path: str | Path | None = None, *, device: str = "cpu") -> C
     )
     if config.lora_rank:
         merge_lora(encoder, load_file(folder / "adapter.safetensors"), config)
+    keep_float32(encoder.body)
     heads = load_file(folder / "heads.safetensors")
     _fill_heads(encoder, heads, folder)
     calibration = _load_calibration(folder, taxonomy)

@@ -5,7 +5,7 @@ the graph. It takes ``ids``, ``types`` and ``mask``, ``(n_windows, n_tokens)`` i
 any length, and gives the hidden states that sentences are pooled from; layers above the deepest of
 these are left out.
 
-In ``int8`` the matrices of the last :data:`INT8_LAYERS` layers are in eight bits, a scale for every
+In ``int8`` the matrices of the last layer (:data:`INT8_LAYERS`) are in eight bits, a scale for every
 :data:`BLOCK` weights, and the tokens that meet them are quantised likewise, each for itself: the states
 of a window do not depend on the windows beside it. In earlier layers eight bits move scores too far:
 what goes astray there, all later layers read. One scale for all tokens of a pass (ONNX Runtime's
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from cot_probe.encoder import Encoder
 
-BUILDER: Final = "1"
+BUILDER: Final = "2"
 """Version of the graphs that this module writes: those of another are not read."""
 Precision = Literal["fp32", "int8"]
-INT8_LAYERS: Final = 2
+INT8_LAYERS: Final = 1
 BLOCK: Final = 16
 """Weights, and numbers of a token, that share a scale."""
 _OPSET: Final = 20
