@@ -94,12 +94,13 @@ States = Callable[[Batch], Sequence[Tensor]]
 """A batch to the hidden states after each of the encoder's ``layers``, ``(n_windows, n_tokens, width)`` each."""
 
 
-def collate(windows: Sequence[Window], first_rows: Sequence[int], *, padding: int) -> Batch:
+def collate(windows: Sequence[Window], first_rows: Sequence[int], *, padding: int, least_tokens: int = 0) -> Batch:
     """Pad windows; ``first_rows[k]`` is the row of sentence 0 of the trace of window ``k``.
 
     Lengths are rounded up (:func:`padded_length`): compiled kernels are kept for each shape that occurs.
+    ``least_tokens`` makes them longer still.
     """
-    longest = padded_length(max(len(window.ids) for window in windows))
+    longest = max(least_tokens, padded_length(max(len(window.ids) for window in windows)))
     shape = (len(windows), longest)
     ids = np.full(shape, padding, dtype=np.int64)
     types = np.zeros(shape, dtype=np.int64)

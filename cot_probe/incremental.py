@@ -26,8 +26,8 @@ from cot_probe.encoder import Encoder
 
 _ROWS = 16
 """Rows that matrices are laid out for: about a sentence."""
-_ROUND = 8
-"""Passes have a multiple of so many rows."""
+_ROUND, _MANY, _ROUND_OF_MANY = 8, 64, 64
+"""Passes have a multiple of so many rows; those of many rows a coarser one: kernels are kept for each number."""
 
 
 class Cache:
@@ -110,7 +110,7 @@ class Reader:
         sizes = [reading.size for reading in readings]
         masks = [_mask(reading, self._device) for reading in readings]
         # Rows that nobody reads, so that few shapes occur: kernels are compiled and kept for each.
-        spare = -sum(sizes) % _ROUND
+        spare = -sum(sizes) % (_ROUND if sum(sizes) <= _MANY else _ROUND_OF_MANY)
         hidden = functional.pad(self._embedded(readings), (0, 0, 0, spare))
         empty = hidden.new_zeros((spare, self._width), dtype=self._dtype)
         states = {0: hidden}

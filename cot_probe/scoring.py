@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cot_probe.encoder import Encoder, SentenceParts, collate
+from cot_probe.encoder import Encoder, SentenceParts, collate, padded_length
 from cot_probe.incremental import Reader, Reading, can_read
 from cot_probe.live_reading import Plan, Pooled
 from cot_probe.live_trace import LiveTrace, Parts
@@ -32,6 +32,8 @@ _ROUND_TOKENS: Final = 768
 """New tokens read in one provisional pass: more would make the next sentence wait."""
 _FINAL_TOKENS: Final = 1024
 """Tokens (with padding) of closed windows in one pass."""
+_FINAL_STEP: Final = 64
+"""Their lengths go in coarse steps: a service lives long, and kernels are kept for each shape that occurs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -359,7 +361,10 @@ class Scorer:
             place = {number: at for at, number in enumerate(numbers, first)}
             renumbered.append(_renumbered(window, place))
             first += len(numbers)
-        batch = collate(renumbered, [0] * len(windows), padding=self.tagger.special.padding)
+        longest = max(len(window.ids) for window in windows)
+        most = padded_length(self.tagger.checkpoint.config.layout.max_tokens)
+        coarse = min(most, -(-longest // _FINAL_STEP) * _FINAL_STEP)
+        batch = collate(renumbered, [0] * len(windows), padding=self.tagger.special.padding, least_tokens=coarse)
         device = next(self._encoder.parameters()).device
         with torch.inference_mode():
             sums = torch.zeros(first, self._encoder.width, device=device)
