@@ -1,5 +1,7 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from toy import make_checkpoint
@@ -7,7 +9,15 @@ from toy import make_checkpoint
 from cot_probe.scoring import Scorer
 from cot_probe.tagger import Tagger, load_tagger
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_MS = 60_000
+"""What a page may take on a busy machine."""
+_CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,3 +42,17 @@ def toy_tagger(toy_checkpoint: Path) -> Tagger:
 def tagger() -> Tagger:
     """The shipped checkpoint."""
     return load_tagger()
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A headless Chromium; without one the tests of pages are skipped."""
+    if _CHROMIUM is None:
+        pytest.skip("no Chromium on the path: apt-get install chromium")
+    from playwright.sync_api import expect, sync_playwright  # plug-ins are tested where it is not installed
+
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=_CHROMIUM, timeout=PATIENCE_MS)
+        yield opened
+        opened.close()

@@ -11,17 +11,17 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench_sample import ATTACKS, MONITORS, REFUSED, figure, figures, hostile, sample
+from conftest import PATIENCE_MS
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from rich.console import Console
 
 from cot_probe.monitorability import plots
@@ -45,10 +45,6 @@ from cot_probe.monitorability.metric_names import METRICS, form, group, label, m
 from cot_probe.monitorability.table_forms import Cell, for_latex, latex, markdown, printable, rich_table
 
 RESULT = sample()
-_CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-_PATIENCE_MS = 60_000
 
 
 # Numbers and names
@@ -386,21 +382,10 @@ def test_a_real_bench_has_a_report(tmp_path: Path):
 # In the browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if _CHROMIUM is None:
-        pytest.skip("no Chromium on the path: apt-get install chromium")
-    expect.set_options(timeout=_PATIENCE_MS)
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=_CHROMIUM, timeout=_PATIENCE_MS)
-        yield opened
-        opened.close()
-
-
 def show(browser: Browser, path: Path, **options: Any) -> tuple[Page, list[str]]:
     """The page, and what it did that it should not: errors, dialogs, requests."""
     page = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options).new_page()
-    page.set_default_timeout(_PATIENCE_MS)
+    page.set_default_timeout(PATIENCE_MS)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text))

@@ -8,7 +8,6 @@ import base64
 import dataclasses
 import hashlib
 import re
-import shutil
 import socket
 from collections.abc import Iterator
 from importlib import resources
@@ -16,7 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from conftest import PATIENCE_MS
+from playwright.sync_api import Browser, Page, expect
 from test_report import ATTACKS, _luminance
 from test_server import TOKEN, Served, opened
 
@@ -26,10 +26,6 @@ from cot_probe.serving.guards import Access
 from cot_probe.serving.page import live_page
 from cot_probe.tagger import Tagger
 
-_CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-_PATIENCE_MS = 60_000
 PLAIN = "I read the log. "
 HARM = "I will rewrite the script. "
 
@@ -63,17 +59,6 @@ def client(served: Served) -> Iterator[httpx.Client]:
         yield one
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if _CHROMIUM is None:
-        pytest.skip("no Chromium on the path: apt-get install chromium")
-    expect.set_options(timeout=_PATIENCE_MS)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=_CHROMIUM, timeout=_PATIENCE_MS)
-        yield started
-        started.close()
-
-
 class Seen:
     """What a page did that it should not: errors, dialogs, requests to elsewhere or with a token in the address."""
 
@@ -91,7 +76,7 @@ class Seen:
 
 def show(browser: Browser, served: Served, fragment: str = "", **options: Any) -> tuple[Page, Seen]:
     page = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options).new_page()
-    page.set_default_timeout(_PATIENCE_MS)
+    page.set_default_timeout(PATIENCE_MS)
     seen = Seen(page, served.url)
     page.goto(f"{served.url}/{fragment}")
     page.wait_for_selector("html[data-ready]")

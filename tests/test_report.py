@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from conftest import PATIENCE_MS
+from playwright.sync_api import Browser, Page, expect
 
 from cot_probe.familiarity import Unfamiliar
 from cot_probe.legible import Unreadable
@@ -29,11 +29,6 @@ from cot_probe.taxonomy import TAXONOMY, Taxonomy, stance_of
 from cot_probe.transcripts.trace import Source
 
 THRESHOLDS = dict.fromkeys(TAXONOMY.tags, 0.5)
-_CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-_PATIENCE_MS = 60_000
-"""Busy machines are slow; a test that fails does not need to fail fast."""
 
 Row = dict[str, Any]
 
@@ -356,17 +351,6 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
 # The page, in a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if _CHROMIUM is None:
-        pytest.skip("no Chromium on the path: apt-get install chromium")
-    expect.set_options(timeout=_PATIENCE_MS)
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=_CHROMIUM, timeout=_PATIENCE_MS)
-        yield opened
-        opened.close()
-
-
 class Seen:
     """What a page did that it should not: errors, dialogs, requests."""
 
@@ -382,7 +366,7 @@ class Seen:
 
 def show(browser: Browser, path: Path, fragment: str = "", **options: Any) -> tuple[Page, Seen]:
     page = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options).new_page()
-    page.set_default_timeout(_PATIENCE_MS)
+    page.set_default_timeout(PATIENCE_MS)
     seen = Seen(page)
     page.goto(path.as_uri() + fragment)
     page.wait_for_selector("html[data-ready]")
