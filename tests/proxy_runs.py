@@ -167,6 +167,18 @@ def running(
             yield Run(url=url, api=api, proxy=app.state.proxy, made=made, path=path)
 
 
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with running(tmp_path_factory.mktemp("reading")) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def gating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with running(tmp_path_factory.mktemp("gating"), gate=True) as run:
+        yield run
+
+
 def stream_of(
     protocol: ProtocolName, text: str = PLAN, calls: Sequence[Any] = (), *, kind: str = "reasoning"
 ) -> list[bytes]:

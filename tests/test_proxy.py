@@ -32,6 +32,8 @@ from proxy_runs import (
     stream_of,
     through,
 )
+from proxy_runs import gating as gating
+from proxy_runs import reading as reading
 from proxy_upstream import (
     CHAT_KINDS,
     HARMLESS,
@@ -54,18 +56,6 @@ from cot_probe.proxy.upstream import ProxyOptions
 from cot_probe.proxy_command import monitor_maker
 from cot_probe.scoring import Scorer
 from cot_probe.tagger import Tagger
-
-
-@pytest.fixture(scope="module")
-def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with running(tmp_path_factory.mktemp("reading")) as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
-def gating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with running(tmp_path_factory.mktemp("gating"), gate=True) as run:
-        yield run
 
 
 @settings(max_examples=60, deadline=None)

@@ -37,6 +37,8 @@ from proxy_runs import (
     stream_of,
     through,
 )
+from proxy_runs import gating as gating
+from proxy_runs import reading as reading
 from proxy_upstream import (
     HARMLESS,
     PLAN,
@@ -62,18 +64,6 @@ from cot_probe.proxy.exchange import ProtocolName
 from cot_probe.proxy.store import read_store
 from cot_probe.proxy.upstream import ProxyOptions
 from cot_probe.proxy_command import proxy
-
-
-@pytest.fixture(scope="module")
-def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with running(tmp_path_factory.mktemp("reading")) as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
-def gating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with running(tmp_path_factory.mktemp("gating"), gate=True) as run:
-        yield run
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ import gzip
 import json
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +29,7 @@ from proxy_runs import (
     stream_of,
     through,
 )
+from proxy_runs import gating as gating
 from proxy_upstream import (
     DONE,
     HARMLESS,
@@ -56,12 +56,6 @@ from cot_probe.proxy.messages import MessagesDeltas
 from cot_probe.proxy.reading import Watch
 from cot_probe.proxy.responses import ResponsesDeltas, is_call
 from cot_probe.proxy.store import read_store
-
-
-@pytest.fixture(scope="module")
-def gating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with running(tmp_path_factory.mktemp("gating"), gate=True) as run:
-        yield run
 
 
 @settings(max_examples=60, deadline=None)
