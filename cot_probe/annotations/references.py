@@ -372,7 +372,7 @@ def _thinking_blocks(document: Document, _: Found) -> Iterator[str]:
     yield from ("\n\n".join(parts), "\n".join(parts))
 
 
-_INDEX: Final = r"(?P<path>(?:\[\d+\]|[\w.-]+)(?:\.?[\w-]+|\[\d+\])*)"
+_INDEX: Final = r"(?P<path>(?:[\w.-]|\[\d+\])+)"
 LOCATORS: Final[tuple[tuple[str, Read], ...]] = (
     (r'line (?P<n>\d+): "".join\(tokens\)', _line_tokens),
     (r"line (?P<n>\d+), (?P<path>\w+) inside <(?P<tag>\w+)>", _line_path),
