@@ -17,8 +17,9 @@ import httpx
 import pytest
 from conftest import PATIENCE_MS
 from playwright.sync_api import Browser, Page, expect
+from service_runs import TOKEN, Served, opened
+from service_runs import client as client
 from test_report import ATTACKS, _luminance
-from test_server import TOKEN, Served, opened
 
 from cot_probe.serving import bodies
 from cot_probe.serving import page as page_module
@@ -50,12 +51,6 @@ def marked(toy_tagger: Tagger) -> Tagger:
 @pytest.fixture
 def served(marked: Tagger) -> Iterator[Served]:
     with Served(marked) as one:
-        yield one
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[httpx.Client]:
-    with served.client() as one:
         yield one
 
 

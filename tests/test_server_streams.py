@@ -14,7 +14,9 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_server import PATIENCE_S, TEXT, Served, error_of, events_of, frames, in_background, opened, until
+from service_runs import PATIENCE_S, TEXT, Served, error_of, events_of, frames, in_background, opened, until
+from service_runs import client as client
+from service_runs import served as served
 
 from cot_probe.alerts import Event
 from cot_probe.monitor import Closing, Monitor
@@ -22,19 +24,6 @@ from cot_probe.serving import schemas
 from cot_probe.serving.events import Entry, EventLog
 from cot_probe.serving.threads import Threads
 from cot_probe.tagger import TaggedTrace, Tagger
-
-
-@pytest.fixture(scope="module")
-def served(toy_tagger: Tagger) -> Iterator[Served]:
-    with Served(toy_tagger, streams=20) as one:
-        yield one
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[httpx.Client]:
-    with served.client() as one:
-        yield one
-
 
 # Parts
 
