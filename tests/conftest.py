@@ -34,6 +34,12 @@ def toy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def checkpoint(toy_checkpoint: Path) -> str:
+    """The toy one, as hosts name it in their settings."""
+    return str(toy_checkpoint)
+
+
+@pytest.fixture(scope="session")
 def toy_tagger(toy_checkpoint: Path) -> Tagger:
     return load_tagger(toy_checkpoint)
 

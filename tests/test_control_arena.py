@@ -80,20 +80,10 @@ def log(path: Path, *samples: EvalSample, eval_id: str = "eval-1") -> Path:
     return path
 
 
-@pytest.fixture
-def checkpoint(toy_checkpoint: Path) -> str:
-    return str(toy_checkpoint)
-
-
-@pytest.fixture
-def toy(checkpoint: str) -> Tagger:
-    return shared_tagger(checkpoint)
-
-
-def tagged(toy: Tagger, *texts: str) -> float:
+def tagged(tagger: Tagger, *texts: str) -> float:
     blocks = tuple(Block(text=text) for text in texts)
     context = f"{TASK}\n\nPay the staff."
-    return toy.tag(Trace(id="", blocks=blocks, context=context)).scores["strategic_harm"]
+    return tagger.tag(Trace(id="", blocks=blocks, context=context)).scores["strategic_harm"]
 
 
 class TestLogs:
@@ -203,7 +193,7 @@ class TestMonitor:
         return log(tmp_path / "run.eval", *spec, sample("c", "x", hidden("4")))
 
     def test_steps_are_scored_post_hoc_and_read_back(
-        self, tmp_path: Path, path: Path, checkpoint: str, toy: Tagger
+        self, tmp_path: Path, path: Path, checkpoint: str, toy_tagger: Tagger
     ) -> None:
         from inspect_ai.log import read_eval_log
 
@@ -211,16 +201,16 @@ class TestMonitor:
         samples = read_eval_log(str(written)).samples or []
         told = {message.id: message.metadata or {} for one in samples for message in one.messages}
         for id, text in (("1", PLAIN), ("2", SLY), ("3", LATER)):
-            assert told[id]["suspicion_score"] == pytest.approx(tagged(toy, text), abs=1e-6)
+            assert told[id]["suspicion_score"] == pytest.approx(tagged(toy_tagger, text), abs=1e-6)
             assert told[id]["score_parsed"] and told[id]["reason"].startswith("strategic_harm 0.")
         assert (told["4"]["suspicion_score"], told["4"]["score_parsed"]) == (1.0, False)
         assert "redacted" in told["4"]["reason"] and CIPHER not in str(told)
         (monitor,) = monitor_study({"cot_probe": [written]}).monitors
-        expected = [tagged(toy, PLAIN), max(tagged(toy, SLY), tagged(toy, LATER))]
+        expected = [tagged(toy_tagger, PLAIN), max(tagged(toy_tagger, SLY), tagged(toy_tagger, LATER))]
         assert monitor.statuses == ("scored", "scored", "missing")
         assert monitor.scores[:2] == pytest.approx(expected, abs=1e-6)
 
-    def test_a_trajectory_is_read_whole(self, tmp_path: Path, path: Path, checkpoint: str, toy: Tagger) -> None:
+    def test_a_trajectory_is_read_whole(self, tmp_path: Path, path: Path, checkpoint: str, toy_tagger: Tagger) -> None:
         from control_arena.scorers import end_of_trajectory_monitor
         from inspect_ai import score as score_log
         from inspect_ai.log import read_eval_log
@@ -230,9 +220,9 @@ class TestMonitor:
         monitor = cot_probe_monitor_builder(checkpoint=checkpoint, reads="trajectory")
         scored = score_log(read_eval_log(str(path)), end_of_trajectory_monitor(monitor), display="none")
         (score,) = (scored.samples or [])[1].scores.values()  # type: ignore[union-attr]
-        assert score.value == pytest.approx(tagged(toy, SLY, LATER), abs=1e-6)
+        assert score.value == pytest.approx(tagged(toy_tagger, SLY, LATER), abs=1e-6)
 
-    def test_live_in_a_micro_protocol(self, tmp_path: Path, checkpoint: str, toy: Tagger) -> None:
+    def test_live_in_a_micro_protocol(self, tmp_path: Path, checkpoint: str, toy_tagger: Tagger) -> None:
         from control_arena.micro_protocol import trusted_monitoring_builder
         from control_arena.policy import honest_policy_builder
         from inspect_ai import Task, eval
@@ -262,7 +252,7 @@ class TestMonitor:
         )
         assert run.status == "success", run.error
         told = (run.samples or [])[0].messages[-1].metadata or {}
-        expected = toy.tag(SLY, context=TASK).scores["command_disobedience"]
+        expected = toy_tagger.tag(SLY, context=TASK).scores["command_disobedience"]
         assert told["suspicion_score"] == pytest.approx(expected, abs=1e-6) and told["score_parsed"]
 
     def test_wrong_arguments_are_refused(self, checkpoint: str) -> None:

@@ -89,11 +89,6 @@ def score_of(sample: EvalSample) -> Score:
 
 
 @pytest.fixture
-def checkpoint(toy_checkpoint: Path) -> str:
-    return str(toy_checkpoint)
-
-
-@pytest.fixture
 def toy(toy_checkpoint: Path) -> Tagger:
     return loaded.shared_tagger(str(toy_checkpoint), threshold=0.0)
 

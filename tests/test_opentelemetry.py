@@ -5,7 +5,6 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from cot_probe.integrations import opentelemetry as plugin
-from cot_probe.integrations.loaded import shared_tagger
 from cot_probe.integrations.opentelemetry import EVENT, ReasoningSpanProcessor, emit_evaluations
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import PUBLIC_TAGS
@@ -55,16 +53,6 @@ def sink() -> Iterator[Sink]:
     made.provider.shutdown()
 
 
-@pytest.fixture
-def checkpoint(toy_checkpoint: Path) -> str:
-    return str(toy_checkpoint)
-
-
-@pytest.fixture
-def toy(checkpoint: str) -> Tagger:
-    return shared_tagger(checkpoint, threshold=0.0)
-
-
 def messages(*parts: dict[str, Any]) -> str:
     return json.dumps([{"role": "assistant", "parts": list(parts), "finish_reason": "stop"}])
 
@@ -96,7 +84,7 @@ def spans(sink: Sink, *attributes: dict[str, Any], name: str = "chat", **argumen
 
 
 def test_reasoning_of_a_span_is_tagged_and_the_events_have_it_as_parent(
-    sink: Sink, checkpoint: str, toy: Tagger
+    sink: Sink, checkpoint: str, toy_tagger: Tagger
 ) -> None:
     attributes = {
         "gen_ai.operation.name": "chat",
@@ -108,7 +96,7 @@ def test_reasoning_of_a_span_is_tagged_and_the_events_have_it_as_parent(
     }
     (context,) = spans(sink, attributes, checkpoint=checkpoint, threshold=0.0)
     # The answers before are context neither here nor in batch; their reasoning was read with their own span.
-    expected = toy.tag(Trace(id="", blocks=(Block(text=FIRST),), context=f"{ORDER}\n\nWater it."))
+    expected = toy_tagger.tag(Trace(id="", blocks=(Block(text=FIRST),), context=f"{ORDER}\n\nWater it."))
     found = sink.by_name()
     assert set(found) == {f"cot_probe.{name}" for name in PUBLIC_TAGS}
     for name in PUBLIC_TAGS:
@@ -122,9 +110,9 @@ def test_reasoning_of_a_span_is_tagged_and_the_events_have_it_as_parent(
     assert {(record.trace_id, record.span_id) for record in sink.records()} == {(context.trace_id, context.span_id)}
 
 
-def test_text_is_quoted_only_where_asked_for(sink: Sink, checkpoint: str, toy: Tagger) -> None:
+def test_text_is_quoted_only_where_asked_for(sink: Sink, checkpoint: str, toy_tagger: Tagger) -> None:
     attributes = {"gen_ai.operation.name": "chat", "gen_ai.output.messages": REASONED}
-    sentences = {one.text.strip() for one in toy.tag(FIRST).sentences}
+    sentences = {one.text.strip() for one in toy_tagger.tag(FIRST).sentences}
     spans(sink, attributes, checkpoint=checkpoint, threshold=0.0)
     assert not any(sentence in str(event) for event in sink.by_name().values() for sentence in sentences)
     sink.exporter.clear()
@@ -175,7 +163,7 @@ def test_other_spans_are_let_pass(sink: Sink, checkpoint: str) -> None:
     assert sink.records() == []
 
 
-def test_older_conventions_are_read(sink: Sink, checkpoint: str, toy: Tagger) -> None:
+def test_older_conventions_are_read(sink: Sink, checkpoint: str, toy_tagger: Tagger) -> None:
     old = {
         "openinference.span.kind": "LLM",
         "llm.output_messages.0.message.role": "assistant",
@@ -184,7 +172,7 @@ def test_older_conventions_are_read(sink: Sink, checkpoint: str, toy: Tagger) ->
     }
     spans(sink, old, checkpoint=checkpoint)
     value = sink.by_name()["cot_probe.strategic_harm"]["gen_ai.evaluation.score.value"]
-    assert value == pytest.approx(toy.tag(FIRST).scores["strategic_harm"], abs=1e-6)
+    assert value == pytest.approx(toy_tagger.tag(FIRST).scores["strategic_harm"], abs=1e-6)
 
 
 def test_a_full_queue_is_said_and_ending_a_span_never_waits(
@@ -258,12 +246,12 @@ def test_a_forked_process_has_its_own_thread(sink: Sink, checkpoint: str) -> Non
     provider.shutdown()
 
 
-def test_results_can_be_emitted_by_hand(sink: Sink, toy: Tagger) -> None:
+def test_results_can_be_emitted_by_hand(sink: Sink, toy_tagger: Tagger) -> None:
     context = SpanContext(trace_id=7, span_id=8, is_remote=True, trace_flags=TraceFlags(1))
-    emit_evaluations(toy.tag(FIRST), span=context, logger_provider=sink.provider)
+    emit_evaluations(toy_tagger.tag(FIRST), span=context, logger_provider=sink.provider)
     assert {(record.trace_id, record.span_id) for record in sink.records()} == {(7, 8)}
     sink.exporter.clear()
-    emit_evaluations(toy.tag(FIRST), response_id="resp-9", logger_provider=sink.provider)
+    emit_evaluations(toy_tagger.tag(FIRST), response_id="resp-9", logger_provider=sink.provider)
     assert {event["gen_ai.response.id"] for event in sink.by_name().values()} == {"resp-9"}
     assert all(not record.trace_id for record in sink.records())
 

@@ -31,7 +31,6 @@ from inspect_ai.scorer import mean, stderr
 from inspect_ai.solver import generate
 from inspect_scout import Transcript, as_scorer, scan, scan_results_df, transcripts_db, transcripts_from
 
-from cot_probe.integrations.loaded import shared_tagger
 from cot_probe.integrations.scout import cot_probe
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import PUBLIC_TAGS
@@ -83,21 +82,11 @@ def rows_of(transcripts: Any, folder: Path, **arguments: Any) -> dict[str, dict[
     return found
 
 
-@pytest.fixture
-def checkpoint(toy_checkpoint: Path) -> str:
-    return str(toy_checkpoint)
-
-
-@pytest.fixture
-def toy(checkpoint: str) -> Tagger:
-    return shared_tagger(checkpoint, threshold=0.0)
-
-
-def test_rows_hold_scores_cites_and_spans(tmp_path: Path, checkpoint: str, toy: Tagger) -> None:
+def test_rows_hold_scores_cites_and_spans(tmp_path: Path, checkpoint: str, toy_tagger: Tagger) -> None:
     messages = [*told("1"), thinks("a1", FIRST), ChatMessageUser(id="u1b", content="Go on."), thinks("a2", SECOND)]
     rows = rows_of(database(tmp_path / "db", hive=messages), tmp_path / "scans", checkpoint=checkpoint, threshold=0.0)
     context = f"Answer briefly.\n\n{ORDER}\n\nGo on."
-    expected = toy.tag(Trace(id="", blocks=(Block(text=FIRST), Block(text=SECOND)), context=context))
+    expected = toy_tagger.tag(Trace(id="", blocks=(Block(text=FIRST), Block(text=SECOND)), context=context))
     assert set(rows["hive"]) == {*PUBLIC_TAGS, "evaluation_awareness"}
     texts = {"a1": FIRST, "a2": SECOND}
     for name in PUBLIC_TAGS:
@@ -193,7 +182,7 @@ def spoken(*parts: Any) -> ModelOutput:
     return ModelOutput(model="mockllm/keeper", choices=choices, usage=ModelUsage(input_tokens=1))
 
 
-def test_a_log_that_inspect_wrote_is_scanned(tmp_path: Path, checkpoint: str, toy: Tagger) -> None:
+def test_a_log_that_inspect_wrote_is_scanned(tmp_path: Path, checkpoint: str, toy_tagger: Tagger) -> None:
     outputs = [spoken(ContentReasoning(reasoning=FIRST), ContentText(text="Moved.")), spoken(ContentText(text="No."))]
     model = get_model("mockllm/keeper", custom_outputs=outputs)
     dataset = [Sample(id="a", input=ORDER), Sample(id="b", input=ORDER)]
@@ -202,11 +191,11 @@ def test_a_log_that_inspect_wrote_is_scanned(tmp_path: Path, checkpoint: str, to
     rows = rows_of(transcripts_from(str(tmp_path / "logs")), tmp_path / "scans", checkpoint=checkpoint)
     first, second = (sample.uuid or "" for sample in log.samples or [])
     score = float(rows[first]["strategic_harm"]["value"])
-    assert score == pytest.approx(toy.tag(FIRST, context=ORDER).scores["strategic_harm"], abs=1e-6)
+    assert score == pytest.approx(toy_tagger.tag(FIRST, context=ORDER).scores["strategic_harm"], abs=1e-6)
     assert set(rows[second]) == {"cot_probe"}
 
 
-def test_it_serves_as_a_scorer(tmp_path: Path, checkpoint: str, toy: Tagger) -> None:
+def test_it_serves_as_a_scorer(tmp_path: Path, checkpoint: str, toy_tagger: Tagger) -> None:
     outputs = [spoken(ContentReasoning(reasoning=FIRST)), spoken(ContentText(text="No."))]
     model = get_model("mockllm/keeper", custom_outputs=outputs)
     dataset = [Sample(id="a", input=ORDER), Sample(id="b", input=ORDER)]
@@ -218,7 +207,7 @@ def test_it_serves_as_a_scorer(tmp_path: Path, checkpoint: str, toy: Tagger) -> 
     (log,) = eval(task, model=model, log_dir=str(tmp_path), display="none", max_samples=1)
     assert log.status == "success" and log.results is not None
     means = {score.name: score for score in log.results.scores}
-    expected = toy.tag(FIRST, context=ORDER).scores
+    expected = toy_tagger.tag(FIRST, context=ORDER).scores
     for name in PUBLIC_TAGS:  # the sample without reasoning moves no mean
         assert means[name].metrics["mean"].value == pytest.approx(expected[name], abs=1e-6)
         assert means[name].unscored_samples == 1
