@@ -31,22 +31,28 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to read next: ``units`` from position ``start`` on, or from the beginning, behind ``opening``.
+    """What to read next, from position ``start`` on: the blocks ``opening``, then ``units``.
 
     The first ``sure`` units belong to sentences that are over, the others to text that may still go
-    on. ``prior`` are the tokens before the first unit, for bodies without a cache.
+    on. The opening is the head of the window where that is not in the cache, and the neighbours
+    where a window begins. ``prior`` are the tokens before the first unit, for bodies without a cache.
     """
 
     units: tuple[Unit, ...]
     sure: int
     start: int
-    opening: tuple[int, ...] | None
+    opening: tuple[tuple[int, ...], ...]
     prior: tuple[int, ...]
+
+    @property
+    def opening_size(self) -> int:
+        """Tokens before the first unit."""
+        return sum(len(block) for block in self.opening)
 
     @property
     def size(self) -> int:
         """Tokens to read."""
-        return sum(len(unit.ids) for unit in self.units) + len(self.opening or ())
+        return self.opening_size + sum(len(unit.ids) for unit in self.units)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +81,7 @@ class LiveReading:
         self._recent: deque[int] = deque(maxlen=layout.max_tokens)
         self._in_view = 0
         self._committed = 0
-        self._cached = False
+        self._cached = self._head_cached = False
         self._pieces: dict[int, Pooled] = {}
         self._window_pieces: dict[int, Pooled] = {}
 
@@ -145,8 +151,7 @@ class LiveReading:
         Open text that has been read before, as it stands, is not read again. Where a fresh cache must
         be begun in the middle, the plan ends before it: ask again while :attr:`waiting` or not :meth:`has_read`.
         """
-        prior = tuple(self._recent)[-self._layout.left_tokens :]
-        planning = _Planning(self._committed if self._cached else None)
+        planning = self._planning()
         while self._units and planning.size < budget:
             if not self._placed(planning, self._units[0], self._recent):
                 break
@@ -155,9 +160,23 @@ class LiveReading:
         sure = len(planning.units)
         if rest and not self._units:
             self._plan_rest(planning, rest)
-        if not planning.units:
+        return planning.plan(sure) if planning.units else None
+
+    def plan_head(self) -> Plan | None:
+        """The head alone, so that the first sentence need not wait for it; None where it has been read."""
+        if self._head_cached:
             return None
-        return Plan(units=tuple(planning.units), sure=sure, start=planning.start, opening=planning.opening, prior=prior)
+        planning = self._planning()
+        planning.open(())
+        return planning.plan(0)
+
+    def _planning(self) -> "_Planning":
+        return _Planning(
+            committed=self._committed if self._cached else None,
+            head=self.head,
+            head_cached=self._head_cached,
+            prior=tuple(self._recent)[-self._layout.left_tokens :],
+        )
 
     def _plan_rest(self, planning: "_Planning", rest: Sequence[Unit]) -> None:
         ids = tuple(unit.ids for unit in rest)
@@ -188,17 +207,17 @@ class LiveReading:
         # A closed window names the neighbours; a cache taken away is filled again; a full one begins anew.
         wanted = unit.restart if unit.restart is not None else self._in_view if at is None else self._layout.left_tokens
         count = max(0, min(wanted, room - len(self.head) - len(unit.ids), len(before)))
-        planning.open((*self.head, *(tuple(before)[-count:] if count else ())))
+        planning.open(tuple(before)[-count:] if count else ())
         planning.put(unit)
         return True
 
     def read(self, plan: Plan, sums: Sequence[NDArray[np.float32]]) -> list[Pooled]:
         """Take the summed vectors ``(d,)`` of a plan's units; returns the sentences that are now whole."""
-        beyond = plan.units[0].number >= len(self.sizes) and self._rest_read > len(plan.units)
-        self._cached = not beyond
-        self._committed = plan.start + len(plan.opening or ())
-        if plan.opening is not None and not beyond:
-            self._in_view = len(plan.opening) - len(self.head)
+        beyond = bool(plan.units) and plan.units[0].number >= len(self.sizes) and self._rest_read > len(plan.units)
+        self._cached, self._head_cached = not beyond, True
+        self._committed = plan.start + plan.opening_size
+        if plan.opening and not beyond:
+            self._in_view = self._committed - len(self.head)
         whole: list[Pooled] = []
         for at, (unit, total) in enumerate(zip(plan.units, sums, strict=True)):
             if at < plan.sure:
@@ -232,7 +251,7 @@ class LiveReading:
 
     def forget_cache(self) -> None:
         """The cache was taken away: the next reading begins with what stood in it."""
-        self._cached, self._committed, self._ahead = False, 0, []
+        self._cached, self._head_cached, self._committed, self._ahead = False, False, 0, []
 
     def skip(self, older_than: float) -> list[int]:
         """Give up on the provisional scores of sentences that have waited too long; returns their numbers."""
@@ -249,23 +268,33 @@ class LiveReading:
 
 
 class _Planning:
-    """A plan in the making; ``at`` is the position behind what is planned, None where nothing is cached."""
+    """A plan in the making; ``at`` is the position behind what is planned, None where no sentence is cached."""
 
-    def __init__(self, committed: int | None) -> None:
+    def __init__(
+        self, *, committed: int | None, head: tuple[int, ...], head_cached: bool, prior: tuple[int, ...]
+    ) -> None:
         self.at = committed
-        self.start = committed or 0
-        self.opening: tuple[int, ...] | None = None
         self.units: list[Unit] = []
         self.size = 0
+        self._start = committed or 0
+        self._opening: tuple[tuple[int, ...], ...] = ()
+        self._head, self._head_cached, self._prior = head, head_cached, prior
 
-    def open(self, opening: tuple[int, ...]) -> None:
-        self.opening, self.start, self.at = opening, 0, len(opening)
-        self.size += len(opening)
+    def open(self, neighbours: tuple[int, ...]) -> None:
+        """Begin a window: the head is read once for all windows of a stream, and does not see what follows."""
+        self._start = len(self._head) if self._head_cached else 0
+        blocks = (neighbours,) if self._head_cached else (self._head, neighbours)
+        self._opening = tuple(block for block in blocks if block)
+        self.at = len(self._head) + len(neighbours)
+        self.size += self.at - self._start
 
     def put(self, unit: Unit) -> None:
         self.units.append(unit)
         self.at = (self.at or 0) + len(unit.ids)
         self.size += len(unit.ids)
+
+    def plan(self, sure: int) -> Plan:
+        return Plan(units=tuple(self.units), sure=sure, start=self._start, opening=self._opening, prior=self._prior)
 
 
 def _gathered(pieces: dict[int, Pooled], piece: Pooled, size: int) -> list[Pooled]:

@@ -14,7 +14,7 @@ from cot_probe.transcripts.trace import BLOCK_SEPARATOR, Block, Visibility
 
 MAX_CHARS: Final = 16_000_000
 """Longest trace (characters); as in batch tagging."""
-_ENDERS: Final = ".!?…。！？｡\n"
+_ENDERS: Final = ".!?…。！？｡"
 _CLOSERS: Final = "\"'”’»)]}*_`>"
 
 
@@ -30,6 +30,7 @@ class LiveText:
         self._blocks: list[list[str]] = []
         self._lead = ""
         self._ended = True
+        self._broke = False
         self._stream = SentenceStream()
         self._offset = 0
         self._arrivals: deque[tuple[int, float]] = deque()
@@ -60,6 +61,7 @@ class LiveText:
             delta, self._lead = self._lead, ""
             self._open_block()
         self._blocks[-1].append(delta)
+        self._broke = "\n" in delta
         self.size += len(delta)
         self._arrivals.append((self.size, time.monotonic()))
         self._queue(self._stream.feed(delta))
@@ -105,20 +107,21 @@ class LiveText:
 
     @property
     def may_end(self) -> bool:
-        """Whether that text looks as if its sentence were over, or its block is: then it is scored at once."""
-        if not self.has_rest:
-            return False
-        pending = self._stream.pending
-        return self._ended or pending[-1] == "\n" or pending.rstrip().rstrip(_CLOSERS)[-1:] in _ENDERS
+        """Whether some of that text looks like a whole sentence, or its block is over: then it is scored at once."""
+        return self.has_rest and (self._ended or self._broke or _looks_ended(self._stream.pending))
 
-    def rest(self) -> list[tuple[Sentence, float]]:
-        """The open text as sentences, as if it ended here."""
+    def rest(self, *, unfinished: bool = True) -> list[tuple[Sentence, float]]:
+        """The open text as sentences, as if it ended here.
+
+        Without ``unfinished`` a last one that does not look like a whole sentence is left out.
+        """
         if not self.has_rest:
             return []
         begin = self.size - len(self._stream.pending)
-        moved = [
-            Sentence(start=one.start + begin, end=one.end + begin, text=one.text) for one in split(self._stream.pending)
-        ]
+        found = split(self._stream.pending)
+        if not (unfinished or self._ended or _looks_ended(found[-1].text)):
+            del found[-1]
+        moved = [Sentence(start=one.start + begin, end=one.end + begin, text=one.text) for one in found]
         return [(sentence, self._arrival(sentence)) for sentence in moved]
 
     @property
@@ -162,3 +165,9 @@ class LiveText:
         """When the last character of a sentence came, white space behind it left out."""
         last = sentence.start + max(1, len(sentence.text.rstrip()))
         return next((when for end, when in self._arrivals if end >= last), time.monotonic())
+
+
+def _looks_ended(text: str) -> bool:
+    """Whether a sentence could end here: at a line's end, behind a full stop, behind a value in JSON."""
+    words = text.rstrip()
+    return "\n" in text[len(words) :] or words.rstrip(_CLOSERS)[-1:] in _ENDERS or words.endswith('",')

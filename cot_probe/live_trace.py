@@ -78,7 +78,7 @@ class LiveTrace:
         self._tagger, self._joined = tagger, joined
         self._alerts = AlertStates(tagger.checkpoint.taxonomy, tagger.point, rule)
         self._on: dict[tuple[str, Level], Alert] = {}
-        self._rest_wanted = self._in_flight = False
+        self._rest_wanted = self._rest_unfinished = self._in_flight = False
         self._rest: dict[int, tuple[Sentence, int]] = {}
         self._windows: list[Window] = []
         self._bare: list[int] = []
@@ -95,7 +95,7 @@ class LiveTrace:
     def feed(self, delta: str) -> bool:
         """Take more text; whether there is something to read now."""
         self.text.feed(delta)
-        self._rest_wanted = self.text.may_end
+        self._rest_wanted, self._rest_unfinished = self.text.may_end, False
         return self.more
 
     def end_block(self) -> bool:
@@ -105,7 +105,7 @@ class LiveTrace:
 
     def want_rest(self) -> bool:
         """Ask for scores of the text that no sentence end has followed yet."""
-        self._rest_wanted = self.text.has_rest
+        self._rest_wanted = self._rest_unfinished = self.text.has_rest
         return self.more
 
     def end(self) -> None:
@@ -145,8 +145,14 @@ class LiveTrace:
         self._in_flight = plan is not None
         return plan
 
+    def plan_head(self) -> Plan | None:
+        """What every window opens with, to be read before there is a sentence; None where it has been."""
+        plan = None if self.text.closed else self.reading.plan_head()
+        self._in_flight = plan is not None
+        return plan
+
     def _rest_units(self) -> list[Unit]:
-        rest = self.text.rest()
+        rest = self.text.rest(unfinished=self._rest_unfinished)
         units: list[Unit] = []
         self._rest.clear()
         ids_of = self._tagger.token_ids([sentence.text for sentence, _ in rest])

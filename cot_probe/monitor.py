@@ -94,7 +94,7 @@ class Monitor:
             tagger, self._scorer.joined, id=id, context=context, rule=rule, metadata=dict(metadata or {})
         )
         self._closing: Closing | None = None
-        self._scorer.opened()
+        self._scorer.opened(self._trace)
 
     def __enter__(self) -> "Monitor":
         return self

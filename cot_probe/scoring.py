@@ -140,11 +140,12 @@ class Scorer:
 
     # What monitors call.
 
-    def opened(self) -> None:
+    def opened(self, trace: LiveTrace) -> None:
         """A stream begins."""
         if self._stopping:
             raise RuntimeError("this scorer is closed: make a new one")
         self._counts["streams_open"] += 1
+        self.wake(trace)
 
     def ended(self, trace: LiveTrace) -> None:
         """A stream is over: forget it."""
@@ -222,7 +223,7 @@ class Scorer:
             windows, bare = trace.take_in()
             late = f"waited over {self._max_lag:g} s: more text came than could be read"
             self._counts["not_scored"] += trace.skip(time.monotonic() - self._max_lag, late)
-            plan = trace.plan(budget)
+            plan = trace.plan(budget) or (trace.plan_head() if self._reader is not None else None)
             if windows or bare:
                 self._queue(trace, windows, bare)
             trace.notify()
@@ -259,6 +260,7 @@ class Scorer:
                 trace.provisional([pooled[at][1].number for at in rows], _rows(parts, rows))
                 trace.notify()
         self._counts["sentences_provisional"] += len(pooled)
+        self._drop_caches()
 
     def _read(self, plans: Sequence[tuple[LiveTrace, Plan]]) -> list[list[NDArray[np.float32]]]:
         """The summed vectors of each plan's units."""
@@ -267,7 +269,7 @@ class Scorer:
         readings = [self._reading(trace, plan, self._reader) for trace, plan in plans]
         out: list[list[NDArray[np.float32]]] = []
         for (_, plan), hidden in zip(plans, self._reader.read(readings), strict=True):
-            at = len(plan.opening or ())
+            at = plan.opening_size
             sums = []
             for unit in plan.units:
                 sums.append(hidden[at : at + len(unit.ids)].sum(dim=0).cpu().numpy())
@@ -278,23 +280,23 @@ class Scorer:
     def _reading(self, trace: LiveTrace, plan: Plan, reader: Reader) -> Reading:
         if trace.cache is None:
             trace.cache = reader.new_cache()
-        self._keep_cache(trace)
-        opening = (plan.opening,) if plan.opening is not None else ()
-        size = plan.size
-        types = trace.reading.types(size) if plan.opening is not None else (1,) * size
-        return Reading(
-            cache=trace.cache, start=plan.start, blocks=(*opening, *(unit.ids for unit in plan.units)), types=types
-        )
-
-    def _keep_cache(self, trace: LiveTrace) -> None:
-        """Take the cache of the stream that was silent for longest, where there are too many."""
         with self._wake_reader:
             self._caches[trace] = None
             self._caches.move_to_end(trace)
-            oldest = next(iter(self._caches)) if len(self._caches) > self._max_caches else None
-            if oldest is not None:
-                del self._caches[oldest]
-        if oldest is not None and oldest is not trace:
+        types = trace.reading.types(plan.start + plan.size)[plan.start :]
+        blocks = (*plan.opening, *(unit.ids for unit in plan.units))
+        return Reading(cache=trace.cache, start=plan.start, blocks=blocks, types=types)
+
+    def _drop_caches(self) -> None:
+        """Take the caches of the streams that were silent for longest, where there are too many.
+
+        After a pass, not in it: its streams must find what they have just read.
+        """
+        while True:
+            with self._wake_reader:
+                if len(self._caches) <= self._max_caches:
+                    return
+                oldest, _ = self._caches.popitem(last=False)
             with oldest.lock:
                 oldest.forget_cache()
 
