@@ -21,8 +21,6 @@ before the run is stated with the table.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from pages import write_between
-from throughput import EXAMPLES, Speed, processor
+from throughput import EXAMPLES, Speed, measured_apart, processor
 
 from cot_probe.sentences import split
 from cot_probe.transcripts import Trace, read_path
@@ -243,16 +241,6 @@ def timed(
     return speeds, [sum(sizes.values()), sum(sizes[str(number)] for number in range(len(few)))], sum(few)
 
 
-def measured_apart(threads: int) -> tuple[list[Speed], dict[str, Any]]:
-    """:func:`measure` in a process of its own, whose libraries all take so many threads."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    env = os.environ | dict.fromkeys(names, str(threads)) | {"TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, __file__, *sys.argv[1:], "--measure", str(threads)]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
-    *rows, facts = json.loads(done.stdout.splitlines()[-1])
-    return [Speed(**row | {"tokens_per_second": tuple(row["tokens_per_second"])}) for row in rows], facts
-
-
 def table(speeds: Sequence[Speed]) -> str:
     """The Markdown table: every engine, and how many times as fast as each rival it is."""
     rivals = (MINILM, DEBERTA)
@@ -298,10 +286,7 @@ def main() -> None:
         print(json.dumps(measure(args, args.measure)))
         return
     load = os.getloadavg()[0]
-    speeds: list[Speed] = []
-    for threads in args.threads:
-        found, facts = measured_apart(threads)
-        speeds += found
+    speeds, facts = measured_apart(__file__, args.threads, TOKENIZERS_PARALLELISM="true", HF_HUB_OFFLINE="1")
     tokens, few = facts["tokens"]
     text = (
         f"{processor()}; {facts['versions']}; checkpoint {facts['checkpoint']}; {args.traces} traces of "

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from pages import write_between
 from pipeline import batch_scorer, mixed_traces, write_traces
-from throughput import processor
+from throughput import THREADS, processor
 
 LENGTHS, COUNTS = "words a trace", "traces"
 
@@ -104,8 +104,7 @@ def measure(args: argparse.Namespace, point: Point) -> dict[str, Any]:
 
 def measured(args: argparse.Namespace, some: Sequence[Point]) -> tuple[list[Measured], str]:
     """All points, in turn, and the signature of the checkpoint."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    env = os.environ | dict.fromkeys(names, str(args.threads)) | {"HF_HUB_OFFLINE": "1"}
+    env = os.environ | dict.fromkeys(THREADS, str(args.threads)) | {"HF_HUB_OFFLINE": "1"}
     found: list[list[dict[str, Any]]] = [[] for _ in some]
     for _ in range(args.repeats):
         for at in range(len(some)):

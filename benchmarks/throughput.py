@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import write_between
 
 from cot_probe.sentences import split
 from cot_probe.transcripts import Trace, read_path
@@ -40,7 +41,8 @@ from cot_probe.transcripts.trace import trace_of
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "tests" / "data" / "examples"
 NAIVE, TFIDF, KEYWORDS = "one sentence at a time", "TF-IDF + LR", "keywords"
-BEGIN, END = "<!-- throughput: begin -->", "<!-- throughput: end -->"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+"""The variables that tell libraries how many threads to take."""
 BILLION = 1_000_000_000
 
 
@@ -148,15 +150,20 @@ def measure(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
     ] + [{"checkpoint": tagger.checkpoint.signature, "tokens": sum(sizes.values()), "torch": torch.__version__}]
 
 
-def measured_apart(threads: int) -> tuple[list[Speed], dict[str, Any]]:
-    """:func:`measure` in a process of its own, whose libraries all take so many threads."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    command = [sys.executable, __file__, *sys.argv[1:], "--measure", str(threads)]
-    done = subprocess.run(
-        command, env=os.environ | dict.fromkeys(names, str(threads)), stdout=subprocess.PIPE, check=True
-    )
-    *rows, facts = json.loads(done.stdout.splitlines()[-1])
-    return [Speed(**row | {"tokens_per_second": tuple(row["tokens_per_second"])}) for row in rows], facts
+def measured_apart(script: str, counts: Sequence[int], **variables: str) -> tuple[list[Speed], dict[str, Any]]:
+    """What ``script --measure N`` finds for each number of threads, in a process each whose libraries take so many.
+
+    The facts are those that the last one states; ``variables`` are added to the environment.
+    """
+    speeds: list[Speed] = []
+    facts: dict[str, Any] = {}
+    for threads in counts:
+        command = [sys.executable, script, *sys.argv[1:], "--measure", str(threads)]
+        env = os.environ | dict.fromkeys(THREADS, str(threads)) | variables
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
+        *rows, facts = json.loads(done.stdout.splitlines()[-1])
+        speeds += [Speed(**row | {"tokens_per_second": tuple(row["tokens_per_second"])}) for row in rows]
+    return speeds, facts
 
 
 def table(speeds: Sequence[Speed], *, unit: str, price: float | None) -> str:
@@ -178,19 +185,6 @@ def table(speeds: Sequence[Speed], *, unit: str, price: float | None) -> str:
         cells += [f"{hours * price:,.3g}" if counted else "–"] if price is not None else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def filled(page: str, text: str) -> str:
-    """The page with ``text`` between its marks.
-
-    Raises:
-        ValueError: if it has none.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no place for the table: put it between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 def processor() -> str:
@@ -236,10 +230,7 @@ def main() -> None:
         print(json.dumps(measure(args, args.measure)))
         return
     load, unit = os.getloadavg()[0], "core" if args.device == "cpu" else "GPU"
-    speeds: list[Speed] = []
-    for threads in args.threads:
-        found, facts = measured_apart(threads)
-        speeds += found
+    speeds, facts = measured_apart(__file__, args.threads)
     text = (
         f"{device_name(args.device)}; torch {facts['torch']}; checkpoint {facts['checkpoint']}; {args.traces} traces, "
         f"{facts['tokens']:,} tokens ({args.naive_traces} traces for *{NAIVE}*); {args.repeats} repeats; load of the "
@@ -247,7 +238,7 @@ def main() -> None:
     )
     print(text)
     if args.write is not None:
-        args.write.write_text(filled(args.write.read_text(encoding="utf-8"), text), encoding="utf-8")
+        write_between(args.write, "throughput", text)
 
 
 if __name__ == "__main__":

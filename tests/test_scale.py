@@ -30,6 +30,7 @@ from cot_probe.tagger import TaggedTrace, Tagger
 from cot_probe.transcripts import Rejection, Trace
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import pages
 import throughput
 
 
@@ -507,11 +508,11 @@ def test_the_sizing_page_is_filled_by_the_command_and_states_its_formula() -> No
     # 10⁹ / (1000 · 3600) core-hours; ratios are medians of the repeats' own (10, 20 and 10).
     assert cells[0] == ["cot_probe", "1", "fp32", "1,000 [900, 1,300]", "10", "1.00", "278", "139"]
     assert cells[2][3:7] == ["1,600 [1,500, 1,700]", "18.9", "1.60", "347"]
-    filled = throughput.filled(page, text)
-    assert text in filled and throughput.filled(filled, "x") == throughput.filled(page, "x")
+    filled = pages.filled(page, "throughput", text)
+    assert text in filled and pages.filled(filled, "throughput", "x") == pages.filled(page, "throughput", "x")
     assert "10⁹ · p / (3600 · s)" in page
     with pytest.raises(ValueError, match="no place for the table"):
-        throughput.filled("A page.", text)
+        pages.filled("A page.", "throughput", text)
 
 
 def test_the_benchmark_reads_text_like_the_examples() -> None:
