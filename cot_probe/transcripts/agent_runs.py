@@ -23,7 +23,7 @@ from cot_probe.transcripts.content import (
     tool_calls,
     visible_text,
 )
-from cot_probe.transcripts.petri import Step, assembled, metadata_of, once, trace_of_run
+from cot_probe.transcripts.steps import Step, assembled, metadata_of, once, trace_of_run
 from cot_probe.transcripts.tags import unmarked
 from cot_probe.transcripts.trace import Block, Rejection, Source, Trace, Visibility
 
