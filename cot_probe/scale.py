@@ -1,14 +1,6 @@
-"""The batch on more than one machine: Ray actors tag files into a folder of parts.
+"""The batch on more than one machine: Ray actors tag files into a folder of parts (:mod:`cot_probe.scale_parts`).
 
-::
-
-    OUT/part-00000.jsonl            the rows of one input file (.parquet where OUT ends in .parquet)
-    OUT/_rejected/part-00000.jsonl  what of it could not be read, if anything
-    OUT/_done/part-00000.json       the input, its SHA-256 and its figures; written last: it commits the part
-    OUT/_run.json                   settings, and the inputs in the order of their part numbers
-    OUT/_manifest.json              at the end: what went in, what came out, what failed
-
-Inputs and OUT are local paths or URLs (:mod:`cot_probe.storage`); a local path must be on
+Inputs and folder are local paths or URLs (:mod:`cot_probe.storage`); a local path must be on
 storage that all machines share. **One file is one task**: it goes through
 :func:`cot_probe.batch.run_batch` on its own, so a part holds, byte for byte, what the local
 engine gives for that file alone with one thread. A local run over many files puts several of
@@ -23,10 +15,8 @@ file that fails, or takes its worker down three times, is reported, and the othe
 import dataclasses
 import json
 import os
-import re
 import socket
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,26 +26,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cot_probe.batch import TagsTraces, Watcher, run_batch
-from cot_probe.journal import BatchError, Settings, Tally, check_same, json_line
-from cot_probe.storage import Folder, StoredFile, fetch, files_at
+from cot_probe.journal import BatchError, Settings, Tally, json_line
+from cot_probe.scale_parts import DONE, MANIFEST, REJECTED, SCALE_SCHEMA, TRIES, Part, input_parts, planned
+from cot_probe.storage import Folder, StoredFile, fetch
 from cot_probe.transcripts import Rejection, Trace
 
 if TYPE_CHECKING:
     from cot_probe.tagger import TaggedTrace, Tagger
 
-SCALE_SCHEMA: Final = "cot_probe.scale/1"
 MAX_TRIES: Final = 3
 """A file that took so many workers down with it is given up."""
 TOLD_REJECTIONS: Final = 20
 """So many rejections of a file are told on the way; all are in the folder."""
 _WAVE_FILES: Final = 10_000
 """Ray is given so many files at a time."""
-_PART: Final = re.compile(r"part-\d{5,}\.(?:jsonl|parquet)")
-_MANIFEST: Final = "_manifest.json"
-_RUN: Final = "_run.json"
-_DONE: Final = "_done"
-_REJECTED: Final = "_rejected"
-_TRIES: Final = "_tries"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,19 +58,6 @@ class ScaleReport:
     parts: Mapping[str, str]
     failed: tuple[Rejection, ...]
     reused: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One input file and its number, which names what it becomes."""
-
-    number: int
-    file: StoredFile
-
-    @property
-    def stem(self) -> str:
-        """``part-00000``."""
-        return f"part-{self.number:05}"
 
 
 def run_ray(
@@ -135,62 +106,6 @@ def run_ray(
         return run.finish(settings)
     except OSError as error:
         raise BatchError(f"{output}: {error}. Parts that are done are safe: run the same command again") from error
-
-
-def input_parts(paths: Iterable[str]) -> tuple[list[Part], list[Rejection]]:
-    """The files that ``paths`` name, in order and numbered, and the paths that name none.
-
-    Raises:
-        BatchError: if a file is named twice, or a URL cannot be opened.
-    """
-    parts: list[Part] = []
-    missing = []
-    for path in paths:
-        found = files_at(path)
-        if not found:
-            missing.append(Rejection(path=path, reason="no such file, and no file matches it as a glob pattern"))
-        parts += [Part(number=number, file=file) for number, file in enumerate(found, start=len(parts))]
-    twice = [place for place, count in Counter(part.file.place for part in parts).items() if count > 1]
-    if twice:
-        raise BatchError(f"{twice[0]} is among the inputs twice: name each file, or the folder that holds it, once")
-    return parts, missing
-
-
-def planned(folder: Folder, inputs: Sequence[Part], settings: Settings, *, restart: bool = False) -> list[Part]:
-    """Number the inputs as the earlier run into this folder did, new ones after them, and write that down.
-
-    Raises:
-        BatchError: if that run had other settings, or inputs that are not among these.
-    """
-    inside = next((part.file.name for part in inputs if part.file.place.startswith(folder.url + "/")), None)
-    if inside is not None:
-        raise BatchError(f"{inside} lies in the output folder: give an output outside the inputs")
-    if restart:
-        for name in folder.names():
-            if _PART.fullmatch(name) or name in {_MANIFEST, _RUN, _DONE, _REJECTED}:
-                folder.remove(name)
-    head = {
-        "schema": SCALE_SCHEMA,
-        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
-        "inputs": [part.file.name for part in inputs],
-    }
-    earlier = folder.read(_RUN)
-    if earlier is not None:
-        check_same(earlier | {"inputs": head["inputs"]}, head)
-    elif any(map(_PART.fullmatch, folder.names())):
-        raise BatchError(f"{folder.url} holds parts, but not of a run of this kind: give another output folder")
-    before = earlier["inputs"] if earlier else []
-    gone = sorted(set(before) - set(head["inputs"]))
-    if gone:
-        raise BatchError(
-            f"{folder.url} holds parts of {len(gone)} inputs that are not among these (first: {gone[0]}): "
-            "name them too, or begin anew with --restart"
-        )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys([*before, *head["inputs"]]))}
-    folder.remove(_TRIES)
-    folder.make(["", _DONE, _REJECTED, _TRIES])
-    folder.write(_RUN, head | {"inputs": list(numbers)})
-    return [dataclasses.replace(part, number=numbers[part.file.name]) for part in inputs]
 
 
 class _Gathering:
@@ -244,12 +159,12 @@ class _Gathering:
             "inputs": self.done,
             "failed": [dataclasses.asdict(rejection) for rejection in self.failed],
         }
-        self.folder.write(_MANIFEST, manifest)
-        self.folder.remove(_TRIES)
+        self.folder.write(MANIFEST, manifest)
+        self.folder.remove(TRIES)
         files = {entry["path"]: Tally.of(entry["tally"]) for entry in self.done}
         return ScaleReport(
             output=self.folder.url,
-            manifest=f"{self.folder.url}/{_MANIFEST}",
+            manifest=f"{self.folder.url}/{MANIFEST}",
             total=self.total,
             files=files | {rejection.path: Tally(rejected=1) for rejection in self.failed},
             parts={entry["path"]: f"{self.folder.url}/{entry['part']}" for entry in self.done},
@@ -347,7 +262,7 @@ class Worker:
         """Tag one file, or say why not."""
         if self.tagger is None:
             return {"stop": self.refusal}
-        tries = f"{_TRIES}/{part.stem}.json"
+        tries = f"{TRIES}/{part.stem}.json"
         try:
             before = self.folder.read(tries) or 0
             if before >= MAX_TRIES:
@@ -389,7 +304,7 @@ def tag_part(part: Part, *, tagger: TagsTraces, settings: Settings, folder: Fold
         UnreadableError: if the file is too large to be copied.
         BatchError: if this machine has no room for the part.
     """
-    done, rejected = f"{_DONE}/{part.stem}.json", f"{_REJECTED}/{part.stem}.jsonl"
+    done, rejected = f"{DONE}/{part.stem}.json", f"{REJECTED}/{part.stem}.jsonl"
     name = part.stem + (".parquet" if folder.url.endswith(".parquet") else ".jsonl")
     with tempfile.TemporaryDirectory(prefix="cot_probe-") as temp:
         local, digest = fetch(part.file.place, Path(temp) / "in")
