@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cot_probe.proxy.recorder import Recorder
@@ -76,6 +76,7 @@ TEXT = st.text(st.characters(), max_size=20)
 
 
 @settings(max_examples=40, deadline=None)
+@example(said="", tool=None, block="\ud800")
 @given(said=TEXT, tool=st.none() | TEXT, block=TEXT)
 def test_any_text_can_be_stored(
     tmp_path_factory: pytest.TempPathFactory, said: str, tool: str | None, block: str
@@ -87,7 +88,8 @@ def test_any_text_can_be_stored(
     store.close()
     found = next(read_store(path))
     assert found.row.said == said.encode("utf-8", "backslashreplace").decode() + "\\ud800"
-    assert found.row.blocks == [{"text": block + "\udfff"}]
+    whole = block + "\udfff"  # two halves that meet come back as the character they stand for
+    assert found.row.blocks == [{"text": whole.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")}]
     expected = tool.encode("utf-8", "backslashreplace").decode() if tool is not None else None
     assert found.verdicts[0].tool == expected
 
