@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from cot_probe.checkpoint import body_width, load_tokenizer, resolve_base, special_tokens
 from cot_probe.windows import SpecialTokens
-from train import Settings, build_encoder
+from settings import Settings
+from train import build_encoder
 
 MASKED = 0.15
 """Share of the tokens that are to be filled in (Devlin et al. 2019): 8 in 10 masked, 1 random, 1 kept."""

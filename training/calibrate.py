@@ -44,7 +44,8 @@ from cot_probe.recalibrate import shortages
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, own_taxonomy
 from cot_probe.tokens import known_words
-from train import Settings, light_state, load_trained
+from settings import Settings
+from train import light_state, load_trained
 
 
 def split_state(encoder: Encoder) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
