@@ -41,17 +41,27 @@ ANNOTATIONS = Path(__file__).resolve().parent.parent / "annotations"
 
 @dataclass(slots=True)
 class Seen:
-    """What the streams said."""
+    """What the streams said. A sentence read again in a new window has had its provisional score already."""
 
     provisional: list[float] = field(default_factory=list)
     final: list[float] = field(default_factory=list)
     missed: int = 0
+    known: set[tuple[str, int, str]] = field(default_factory=set)
+
+    def scored(self, event: SentenceScored) -> None:
+        """Note the latency of a sentence's final score, or of its first provisional one as it now reads."""
+        known = (event.stream, event.number, event.text.rstrip())
+        if event.final:
+            self.final.append(1000 * event.seconds)
+        elif known not in self.known:
+            self.known.add(known)
+            self.provisional.append(1000 * event.seconds)
 
     def take(self, events: Sequence[object]) -> None:
         """Note the latencies of some events."""
         for event in events:
             if isinstance(event, SentenceScored):
-                (self.final if event.final else self.provisional).append(1000 * event.seconds)
+                self.scored(event)
             elif isinstance(event, NotScored):
                 self.missed += event.last - event.first + 1
 

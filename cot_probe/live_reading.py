@@ -34,13 +34,14 @@ class Plan:
     """What to read next, from position ``start`` on: the blocks ``opening``, then ``units``.
 
     The first ``sure`` units belong to sentences that are over, the others to text that may still go
-    on. The opening is the head of the window where that is not in the cache, and the neighbours
-    where a window begins. ``prior`` are the tokens before the first unit, for bodies without a cache.
+    on. Where a ``fresh`` window begins, its opening is the head if that is not in the cache, and the
+    neighbours. ``prior`` are the tokens before the first unit, for bodies without a cache.
     """
 
     units: tuple[Unit, ...]
     sure: int
     start: int
+    fresh: bool
     opening: tuple[tuple[int, ...], ...]
     prior: tuple[int, ...]
 
@@ -180,11 +181,14 @@ class LiveReading:
 
     def _plan_rest(self, planning: "_Planning", rest: Sequence[Unit]) -> None:
         ids = tuple(unit.ids for unit in rest)
-        if planning.units or ids != self._rest:
-            self._rest, self._rest_read, self._ahead = ids, 0, []
+        same = 0 if planning.units else _common(ids, self._rest)
+        self._rest, self._rest_read = ids, min(self._rest_read, same)
+        del self._ahead[self._rest_read :]
         before = [*self._recent, *(token for some in ids[: self._rest_read] for token in some)]
-        if self._rest_read:
+        if len(self._ahead) < self._rest_read:
             planning.at = None  # open text too long for one cache: what follows is read in one of its own
+        elif self._ahead:
+            planning.go_on(sum(len(unit.ids) for unit in self._ahead))
         for unit in rest[self._rest_read :]:
             if not self._placed(planning, unit, before):
                 return
@@ -213,10 +217,11 @@ class LiveReading:
 
     def read(self, plan: Plan, sums: Sequence[NDArray[np.float32]]) -> list[Pooled]:
         """Take the summed vectors ``(d,)`` of a plan's units; returns the sentences that are now whole."""
-        beyond = bool(plan.units) and plan.units[0].number >= len(self.sizes) and self._rest_read > len(plan.units)
+        beyond = plan.fresh and plan.sure == 0 and self._rest_read > len(plan.units)
         self._cached, self._head_cached = not beyond, True
-        self._committed = plan.start + plan.opening_size
-        if plan.opening and not beyond:
+        if plan.fresh:
+            self._committed = plan.start + plan.opening_size
+        if plan.fresh and not beyond:
             self._in_view = self._committed - len(self.head)
         whole: list[Pooled] = []
         for at, (unit, total) in enumerate(zip(plan.units, sums, strict=True)):
@@ -276,17 +281,22 @@ class _Planning:
         self.at = committed
         self.units: list[Unit] = []
         self.size = 0
-        self._start = committed or 0
+        self._start, self._fresh = committed or 0, False
         self._opening: tuple[tuple[int, ...], ...] = ()
         self._head, self._head_cached, self._prior = head, head_cached, prior
 
     def open(self, neighbours: tuple[int, ...]) -> None:
         """Begin a window: the head is read once for all windows of a stream, and does not see what follows."""
-        self._start = len(self._head) if self._head_cached else 0
+        self._start, self._fresh = len(self._head) if self._head_cached else 0, True
         blocks = (neighbours,) if self._head_cached else (self._head, neighbours)
         self._opening = tuple(block for block in blocks if block)
         self.at = len(self._head) + len(neighbours)
         self.size += self.at - self._start
+
+    def go_on(self, size: int) -> None:
+        """Skip what is cached of the open text."""
+        if self.at is not None:
+            self._start = self.at = self.at + size
 
     def put(self, unit: Unit) -> None:
         self.units.append(unit)
@@ -294,7 +304,14 @@ class _Planning:
         self.size += len(unit.ids)
 
     def plan(self, sure: int) -> Plan:
-        return Plan(units=tuple(self.units), sure=sure, start=self._start, opening=self._opening, prior=self._prior)
+        return Plan(
+            units=tuple(self.units),
+            sure=sure,
+            start=self._start,
+            fresh=self._fresh,
+            opening=self._opening,
+            prior=self._prior,
+        )
 
 
 def _gathered(pieces: dict[int, Pooled], piece: Pooled, size: int) -> list[Pooled]:
@@ -306,3 +323,11 @@ def _gathered(pieces: dict[int, Pooled], piece: Pooled, size: int) -> list[Poole
         return [piece]
     pieces[piece.number] = piece
     return []
+
+
+def _common(ids: Sequence[tuple[int, ...]], others: Sequence[tuple[int, ...]]) -> int:
+    """How many units both begin with."""
+    return next(
+        (at for at, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other),
+        min(len(ids), len(others)),
+    )
