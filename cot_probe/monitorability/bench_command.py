@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from cot_probe.monitorability.bench_options import BenchOptions
+    from cot_probe.monitorability.bench_records import BenchResult
     from cot_probe.monitorability.study import Study
     from cot_probe.monitorability.study_reading import Columns
 
@@ -235,8 +236,6 @@ def bench(
         return
     from cot_probe.monitorability.bench import bench as measure
     from cot_probe.monitorability.bench_inputs import Asked, adjusted, study_at, with_asked
-    from cot_probe.monitorability.bench_output import print_bench, write_bench
-    from cot_probe.monitorability.bench_records import to_json
     from cot_probe.monitorability.results_join import is_results_file
     from cot_probe.monitorability.rows import StudyError
 
@@ -294,6 +293,16 @@ def bench(
             result = measure(study, options, progress=_shown(shown))
     except StudyError as error:
         raise fail(plain_text(str(error), limit=1_000)) from None
+    _report(study, result, out, as_json=as_json)
+    if strict and any(_LOST.search(note) for note in study.notes):
+        raise typer.Exit(EXIT_REJECTED)
+
+
+def _report(study: "Study", result: "BenchResult", out: Path | None, *, as_json: bool) -> None:
+    """Write the report, where one is asked for, and print the results."""
+    from cot_probe.monitorability.bench_output import print_bench, write_bench
+    from cot_probe.monitorability.bench_records import to_json
+
     if out is not None:
         try:
             write_bench(study, result, out)
@@ -305,8 +314,6 @@ def bench(
         print_bench(result)
     if out is not None:
         typer.echo(f"cot-probe: report in {out}", err=True)
-    if strict and any(_LOST.search(note) for note in study.notes):
-        raise typer.Exit(EXIT_REJECTED)
 
 
 def _check_given(ctx: typer.Context, suite: str | None) -> None:
