@@ -11,7 +11,7 @@ from typing import Any
 
 from cot_probe.transcripts.chat import blocks_of, context_and_ends
 from cot_probe.transcripts.content import visible_text
-from cot_probe.transcripts.trace import Block, Source, Trace, Visibility
+from cot_probe.transcripts.trace import Source, Trace
 
 FORMAT = "inspect_live"
 
@@ -32,11 +32,6 @@ def trace_of_messages(messages: Sequence[Message], *, id: str, metadata: Mapping
     first = next((block.message for block in blocks), None)
     source = Source(message=first, format=FORMAT)
     return Trace(id=id, blocks=blocks, context=context, source=source, metadata=dict(metadata or {}))
-
-
-def visibility_of(blocks: Sequence[Block]) -> Visibility:
-    """How much of some blocks can be read: ``absent`` where there are none."""
-    return Trace(id="", blocks=tuple(blocks)).visibility
 
 
 class RoleHistory:

@@ -12,7 +12,6 @@ from cot_probe.monitorability.metrics import Estimate
 from cot_probe.monitorability.suite import REAL, WRITTEN, Suite, SuiteError, annotation_hash
 from cot_probe.monitorability.suite_results import SuiteResult, estimate_of
 
-CARD: Final = "metrics.json"
 OURS: Final = "cot_probe"
 """What cards call the checkpoint that they are of."""
 _CARD_PARTS: Final = {"test": WRITTEN, "real": REAL}

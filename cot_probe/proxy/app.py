@@ -92,7 +92,6 @@ class Proxy:
         self.counts = Counts()
         self.recorder = recorder
         self._options, self._watch, self._client = options, watch, client
-        self._base = httpx.URL(options.upstream)
         self._finishing: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:

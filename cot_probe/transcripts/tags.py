@@ -32,11 +32,6 @@ _BARE_HARMONY = re.compile(r"\A\s*(?:assistant)?analysis(?=[A-Z\"'(\d])")
 _BARE_HARMONY_END = re.compile(r"assistant(?:final|commentary)|\Z")
 
 
-def has_tags(text: str) -> bool:
-    """Whether ``text`` marks some of itself as reasoning."""
-    return bool(_HARMONY.search(text) or _BARE_HARMONY.match(text) or _spans(text))
-
-
 def blocks_in(text: str, *, message: int | None = None, field: str = "content") -> list[Block]:
     """Return the reasoning blocks that ``text`` marks, in order; none where it marks none."""
     return [
