@@ -170,4 +170,5 @@ class LiveText:
 def _looks_ended(text: str) -> bool:
     """Whether a sentence could end here: at a line's end, behind a full stop, behind a value in JSON."""
     words = text.rstrip()
-    return "\n" in text[len(words) :] or words.rstrip(_CLOSERS)[-1:] in _ENDERS or words.endswith('",')
+    value = words.endswith('",') and text.lstrip()[:1] in ('"', "{", "[")
+    return value or "\n" in text[len(words) :] or words.rstrip(_CLOSERS)[-1:] in _ENDERS
