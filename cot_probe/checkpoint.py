@@ -23,6 +23,7 @@ from torch import Tensor
 from cot_probe.calibration import Calibration, calibration_from_json, calibration_to_json
 from cot_probe.encoder import Encoder, keep_float32, padded_length
 from cot_probe.familiarity import Familiarity, familiarity_from_json, familiarity_to_json
+from cot_probe.first_stage import ABOUT_FILE, WEIGHTS_FILE
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, TaxonomyError, taxonomy_from_json, taxonomy_to_json
 from cot_probe.windows import SpecialTokens, WindowLayout
 
@@ -242,7 +243,8 @@ def save_recalibrated(
     """Write a checkpoint again under another calibration; return the new digest.
 
     Config and weights are copied byte for byte (the config's name apart, where one is given).
-    ``metrics.json`` is left out: its figures are of other thresholds.
+    ``metrics.json`` is left out: its figures are of other thresholds; so is the first stage, which was
+    calibrated for these.
 
     Args:
         source: a checkpoint folder, checked against its manifest.
@@ -254,7 +256,7 @@ def save_recalibrated(
     check_new_folder(source, folder)
     folder.mkdir(parents=True, exist_ok=True)
     for file in _read_json(source / _MANIFEST):
-        if file not in {"metrics.json", "calibration.json"}:
+        if file not in {"metrics.json", "calibration.json", WEIGHTS_FILE, ABOUT_FILE}:
             shutil.copyfile(source / file, folder / file)
     card = folder / "README.md"
     if card.is_file():

@@ -47,6 +47,7 @@ def tagger_of(
     device: str = "cpu",
     bf16: bool = False,
     backend: str = "torch",
+    cascade: bool = False,
 ) -> "Tagger":
     """The tagger that the options name; the arguments are those of :func:`cot_probe.load_tagger`.
 
@@ -60,7 +61,9 @@ def tagger_of(
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return load_tagger(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16, backend=backend)
+        return load_tagger(
+            checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16, backend=backend, cascade=cascade
+        )
     except (CheckpointError, ValueError) as error:
         raise fail(error) from None
 

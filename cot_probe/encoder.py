@@ -309,6 +309,28 @@ class Encoder(nn.Module):
         return SentenceParts(labels=labels, kinds=kinds, scores=scores, values=values)
 
 
+def sentence_vectors(
+    encoder: Encoder,
+    traces: Sequence[Sequence[Window]],
+    lengths: Sequence[int],
+    *,
+    padding: int,
+    batch_tokens: int | None = None,
+    bf16: bool = False,
+    states: States | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Vectors ``(n_sentences, d)`` and token counts ``(n_sentences,)`` of several traces; arguments as of :func:`encode`."""
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(int)
+    work = [(window, int(starts[at])) for at, windows in enumerate(traces) for window in windows]
+    work.sort(key=lambda item: len(item[0].ids))
+    device = next(encoder.parameters()).device
+    if batch_tokens is None:
+        batch_tokens = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        batches = (batch.to(device) for batch in _batches(work, padding=padding, batch_tokens=batch_tokens))
+        return encoder.vectors(batches, int(starts[-1]), states)
+
+
 def encode(
     encoder: Encoder,
     traces: Sequence[Sequence[Window]],
@@ -331,15 +353,10 @@ def encode(
         states: what stands in for the body (see :mod:`cot_probe.backends`); on the CPU only.
     """
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(int)
-    work = [(window, int(starts[at])) for at, windows in enumerate(traces) for window in windows]
-    work.sort(key=lambda item: len(item[0].ids))
-    device = next(encoder.parameters()).device
-    if batch_tokens is None:
-        batch_tokens = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+    vectors, counts = sentence_vectors(
+        encoder, traces, lengths, padding=padding, batch_tokens=batch_tokens, bf16=bf16, states=states
+    )
     with torch.inference_mode():
-        batches = (batch.to(device) for batch in _batches(work, padding=padding, batch_tokens=batch_tokens))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            vectors, counts = encoder.vectors(batches, int(starts[-1]), states)
         labels, kinds, heads = (part.float().cpu().numpy() for part in encoder.read(vectors, counts, lengths))
     return [
         TraceLogits(sentences=labels[a:b], kinds=kinds[a:b], trace=heads[at])

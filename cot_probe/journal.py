@@ -50,6 +50,7 @@ class Tally:
     tokens: int = 0
     unfamiliar: int = 0
     rejected: int = 0
+    passed: int = 0
     tags: Counter[str] = field(default_factory=Counter)
     visibility: Counter[str] = field(default_factory=Counter)
 
@@ -59,12 +60,13 @@ class Tally:
         self.sentences += len(tagged.sentences)
         self.tokens += tagged.n_tokens
         self.unfamiliar += tagged.unfamiliar is not None
+        self.passed += tagged.passed
         self.tags.update(tagged.tags)
         self.visibility[tagged.visibility] += 1
 
     def merge(self, other: "Tally") -> None:
         """Count all that ``other`` counted."""
-        for name in ("traces", "sentences", "tokens", "unfamiliar", "rejected"):
+        for name in ("traces", "sentences", "tokens", "unfamiliar", "rejected", "passed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.tags.update(other.tags)
         self.visibility.update(other.visibility)
@@ -77,12 +79,14 @@ class Tally:
     def as_dict(self) -> dict[str, Any]:
         """For the journal and the manifest."""
         plain = {name: getattr(self, name) for name in ("traces", "sentences", "tokens", "unfamiliar", "rejected")}
+        plain |= {"passed": self.passed} if self.passed else {}
         return plain | {"tags": dict(sorted(self.tags.items())), "visibility": dict(sorted(self.visibility.items()))}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Tally":
         """Read what :meth:`as_dict` wrote."""
         counts = {name: int(record[name]) for name in ("traces", "sentences", "tokens", "unfamiliar", "rejected")}
+        counts["passed"] = int(record.get("passed", 0))
         return cls(**counts, tags=Counter(record["tags"]), visibility=Counter(record["visibility"]))
 
 

@@ -2,7 +2,7 @@
 
 A file holds one row a trace, in the order of reading, as :meth:`TaggedTrace.as_dict` gives it.
 Offsets are characters from 0 and half-open, numbers of records, messages and turns count from 0.
-Every row has every key:
+Every row has every key but the last:
 
 - ``schema`` (text): :data:`SCHEMA`, the name and version of this list.
 - ``id`` (text): names the trace within its file.
@@ -26,6 +26,8 @@ Every row has every key:
   in [0, 1]), ``reasons`` (list of text), ``spans`` (list of objects: ``start``, ``end``, ``form``).
 - ``checkpoint`` (text): name and digest of what gave the scores.
 - ``metadata`` (object): any JSON that the record carried; ``model`` and ``scenario`` where known.
+- ``passed`` (integer; the key is absent where it is none): sentences that a first stage let pass and the
+  encoder did not read (:mod:`cot_probe.first_stage`); ``checkpoint`` then ends in ``+cascade``.
 
 A Parquet file has a column for each key, nested as above, ``metadata`` as JSON, and besides:
 
@@ -48,12 +50,10 @@ import heapq
 import json
 import math
 import re
-import reprlib
 import uuid
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -62,9 +62,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cot_probe.journal import json_line
+from cot_probe.result_rows import ANY_ROW, INTEGER, NUMBER, TEXT, arrow_type, fault, row_shape, said
 from cot_probe.tagger import SCHEMA
 from cot_probe.transcripts.containers import READ_ERRORS, open_transcript
-from cot_probe.transcripts.trace import VISIBILITIES, shortened
+from cot_probe.transcripts.trace import shortened
 
 _MAX_ROW_BYTES: Final = 1 << 30
 """Longest line that is read: a row is several times as long as the trace's text."""
@@ -80,70 +81,16 @@ class ResultsError(ValueError):
     """A results file or row that breaks the schema: where, what was found, what was expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Maybe:
-    """A shape that may be null; with ``absent``, its key is missing instead."""
-
-    shape: Any
-    absent: bool = False
-
-
-_ANY_NAMES: Final = {...: float}
-"""The shape of scores while the taxonomy is not known."""
-_SPAN: Final[dict[str, Any]] = {"start": int, "end": int}
-_BLOCK: Final = _SPAN | {
-    "message": _Maybe(int),
-    "field": str,
-    "source_start": int,
-    "visibility": VISIBILITIES,
-    "turn": _Maybe(int),
-    "action": str,
-    "context_end": _Maybe(int),
-}
-_UNFAMILIAR: Final = {"score": float, "reasons": [str], "spans": [_SPAN | {"form": str}]}
-
-
-def _row_shape(scores: Any, sentence_scores: Any) -> dict[str, Any]:
-    """The table above: for each key a type, a tuple of the texts allowed, ``[item]`` or ``{key: shape}``."""
-    sentence = _SPAN | {"text": str, "scores": sentence_scores, "tags": [str], "harm_kind": _Maybe(str, absent=True)}
-    return {
-        "schema": (SCHEMA,),
-        "id": str,
-        "source": {"path": _Maybe(str), "record": _Maybe(int), "message": _Maybe(int), "format": _Maybe(str)},
-        "visibility": VISIBILITIES,
-        "context": str,
-        "n_tokens": int,
-        "tags": [str],
-        "stance": _Maybe(("test", "real", "both")),
-        "harm_kind": _Maybe(str),
-        "scores": scores,
-        "sentences": [sentence],
-        "blocks": [_BLOCK],
-        "unfamiliar": _Maybe(_UNFAMILIAR),
-        "checkpoint": str,
-        "metadata": dict,
-    }
-
-
-_ANY_ROW: Final = _row_shape(_ANY_NAMES, _ANY_NAMES)
-_TEXT, _INTEGER, _NUMBER = pa.string(), pa.int64(), pa.float64()
-_PLAIN: Final[dict[type, tuple[Callable[[Any], bool], str, pa.DataType]]] = {
-    str: (lambda value: isinstance(value, str), "text", _TEXT),
-    int: (lambda value: type(value) is int and abs(value) < 1 << 63, "an integer", _INTEGER),
-    float: (lambda value: (isinstance(value, float) or type(value) is int) and abs(value) < 1e15, "a number", _NUMBER),
-    dict: (lambda value: isinstance(value, dict), "an object", _TEXT),
-}
-"""Plain types: whether a value is one, what to call it, its Arrow type (an object of any JSON is text)."""
 _SCOUT_COLUMNS: Final = (
-    dict.fromkeys(("transcript_id", "transcript_source_uri", "transcript_model", "transcript_task_set"), _TEXT)
-    | {"scanner_name": _TEXT, "scanner_version": _INTEGER, "input_type": _TEXT, "uuid": _TEXT, "value": _TEXT}
-    | dict.fromkeys(("value_type", "answer", "explanation", "message_references"), _TEXT)
+    dict.fromkeys(("transcript_id", "transcript_source_uri", "transcript_model", "transcript_task_set"), TEXT)
+    | {"scanner_name": TEXT, "scanner_version": INTEGER, "input_type": TEXT, "uuid": TEXT, "value": TEXT}
+    | dict.fromkeys(("value_type", "answer", "explanation", "message_references"), TEXT)
 )
 _PLACES: Final = ("source_record", "number", "start", "end", "message", "turn", "source_start", "source_end")
 _SENTENCE_COLUMNS: Final = (
-    dict.fromkeys(("trace", "source_path", "text", "harm_kind", "field", "visibility", "checkpoint"), _TEXT)
-    | dict.fromkeys(_PLACES, _INTEGER)
-    | {"tags": pa.list_(_TEXT)}
+    dict.fromkeys(("trace", "source_path", "text", "harm_kind", "field", "visibility", "checkpoint"), TEXT)
+    | dict.fromkeys(_PLACES, INTEGER)
+    | {"tags": pa.list_(TEXT)}
 )
 """Columns of a table of sentences, besides ``score_<label>``."""
 
@@ -174,11 +121,11 @@ def write_parquet(
     Raises:
         ResultsError: if a row does not have the schema or these scores.
     """
-    shape = _row_shape(dict.fromkeys(taxonomy_tags, float), dict.fromkeys(taxonomy_labels, float))
-    columns = {key: _arrow(kind) for key, kind in shape.items()} | {"readable": pa.bool_()}
-    columns |= {f"score_{tag}": _NUMBER for tag in taxonomy_tags}
+    shape = row_shape(dict.fromkeys(taxonomy_tags, float), dict.fromkeys(taxonomy_labels, float))
+    columns = {key: arrow_type(kind) for key, kind in shape.items()} | {"readable": pa.bool_()}
+    columns |= {f"score_{tag}": NUMBER for tag in taxonomy_tags}
     columns |= {f"tagged_{tag}": pa.bool_() for tag in taxonomy_tags}
-    columns |= _SCOUT_COLUMNS | {"row_json": _TEXT}
+    columns |= _SCOUT_COLUMNS | {"row_json": TEXT}
     records = (_record(row, shape, f"row {number}") for number, row in enumerate(rows))
     return _write_table(records, out, columns)
 
@@ -233,7 +180,7 @@ def write_sentences(rows: Iterable[Mapping[str, Any]], out: Path) -> int:
     if out.suffix.lower() != ".parquet":
         raise ResultsError(f"{out}: the name ends in {out.suffix!r}, expected .jsonl or .parquet: rename the output")
     first = next(sentences, None)
-    columns = {**dict.fromkeys(first or (), _NUMBER), **_SENTENCE_COLUMNS}
+    columns = {**dict.fromkeys(first or (), NUMBER), **_SENTENCE_COLUMNS}
 
     def records() -> Iterator[tuple[dict[str, Any], int]]:
         for sentence in chain([first] if first else [], sentences):
@@ -277,7 +224,7 @@ def _parquet_rows(path: Path, sentences: bool) -> Iterator[dict[str, Any]]:
             if "schema" not in names:
                 found = shortened(", ".join(names), 200)
                 raise ResultsError(f"{path}: found columns {found}; expected those of {SCHEMA}: give a results file")
-            wanted = [key for key in (*_ANY_ROW, "row_json") if key in names and (sentences or key != "sentences")]
+            wanted = [key for key in (*ANY_ROW, "row_json") if key in names and (sentences or key != "sentences")]
             for batch in file.iter_batches(batch_size=_READ_ROWS, columns=wanted):
                 for record in batch.to_pylist():
                     place = f"{path}, row {number}"
@@ -292,73 +239,22 @@ def _known(row: Any, place: str, sentences: bool) -> dict[str, Any]:
     found = row.get("schema") if isinstance(row, dict) else row
     if found != SCHEMA:
         raise ResultsError(
-            f"{place}: schema is {_said(found)}, expected {SCHEMA!r}: give a results file, or tag the transcripts "
+            f"{place}: schema is {said(found)}, expected {SCHEMA!r}: give a results file, or tag the transcripts "
             "again with this version of cot-probe"
         )
     known: dict[str, Any] = row if sentences else row | {"sentences": []}
-    _check(known, _ANY_ROW, place)
+    _check(known, ANY_ROW, place)
     return known
 
 
 def _check(row: Any, shape: Mapping[str, Any], place: str) -> None:
-    if fault := _fault(row, shape):
-        where, found, expected = fault
+    if wrong := fault(row, shape):
+        where, found, expected = wrong
         raise ResultsError(f"{place}: {where.lstrip('.') or 'the row'} is {found}, expected {expected}")
     for at, part in [("", row), *((f"sentences[{n}].", some) for n, some in enumerate(row["sentences"]))]:
         unknown = next((tag for tag in part["tags"] if tag not in part["scores"]), None)
         if unknown is not None:
             raise ResultsError(f"{place}: {at}tags holds {unknown!r}, expected one of {', '.join(part['scores'])}")
-
-
-def _fault(value: Any, shape: Any) -> tuple[str, str, str] | None:
-    """Where ``value`` does not have the shape, what is there and what was expected; None if it has it."""
-    if isinstance(shape, _Maybe):
-        return None if value is None else _fault(value, shape.shape)
-    if isinstance(shape, dict):
-        return _object_fault(value, shape)
-    if isinstance(shape, list):
-        if not isinstance(value, list | tuple):
-            return "", _said(value), "a list"
-        return _first_fault((f"[{at}]", item, shape[0]) for at, item in enumerate(value))
-    if isinstance(shape, tuple):
-        return None if value in shape else ("", _said(value), " or ".join(map(repr, shape)))
-    fits, name, _ = _PLAIN[shape]
-    return None if fits(value) else ("", _said(value), name)
-
-
-def _object_fault(value: Any, shape: Mapping[Any, Any]) -> tuple[str, str, str] | None:
-    if not isinstance(value, dict):
-        return "", _said(value), "an object"
-    kinds = dict.fromkeys(value, shape[...]) if ... in shape else shape
-    for key, kind in kinds.items():
-        if key not in value and not (isinstance(kind, _Maybe) and kind.absent):
-            return f".{key}", "missing", f"an object with {', '.join(kinds)}"
-    for key in value:
-        if key not in kinds:
-            return f".{key}", "a key that the schema does not have", f"only {', '.join(kinds)}"
-    return _first_fault((f".{key}", item, kinds[key]) for key, item in value.items())
-
-
-def _first_fault(parts: Iterable[tuple[str, Any, Any]]) -> tuple[str, str, str] | None:
-    for step, item, shape in parts:
-        if fault := _fault(item, shape):
-            return step + fault[0], *fault[1:]
-    return None
-
-
-def _said(value: Any) -> str:
-    return "null" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
-
-
-def _arrow(shape: Any) -> pa.DataType:
-    """The Arrow type of a shape."""
-    if isinstance(shape, _Maybe):
-        return _arrow(shape.shape)
-    if isinstance(shape, dict):
-        return pa.struct([(key, _arrow(kind)) for key, kind in shape.items()])
-    if isinstance(shape, list):
-        return pa.list_(_arrow(shape[0]))
-    return _TEXT if isinstance(shape, tuple) else _PLAIN[shape][2]
 
 
 def _record(row: Mapping[str, Any], shape: Mapping[str, Any], place: str) -> tuple[dict[str, Any], int]:
@@ -387,6 +283,8 @@ def _from_record(record: dict[str, Any], place: str) -> Any:
         return _parsed(exact, f"{place}, row_json")
     if isinstance(metadata, str):
         record["metadata"] = _parsed(metadata, f"{place}, metadata")
+    if record.get("passed", 0) is None:
+        del record["passed"]
     for sentence in record.get("sentences") or ():
         if isinstance(sentence, dict) and sentence.get("harm_kind", "") is None:
             del sentence["harm_kind"]

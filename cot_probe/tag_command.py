@@ -114,6 +114,9 @@ def tag(
     backend: Annotated[
         str, typer.Option(help="torch, onnx-fp32, onnx-int8, or auto: the quickest here that keeps the scores.")
     ] = "torch",
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Leave unread what a quick first stage finds empty; loses some tags.")
+    ] = False,
 ) -> None:
     """Tag every reasoning trace in PATHS and show what was found."""
     if show not in {"tagged", "all", "none"}:
@@ -124,7 +127,11 @@ def tag(
         raise typer.BadParameter(f"{engine!r}, expected local or ray", param_hint="--engine")
     if resume and output is None:
         raise typer.BadParameter("needs --output: the file whose unfinished run is to go on", param_hint="--resume")
-    tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16, backend=backend)
+    if engine == "ray" and cascade:
+        raise typer.BadParameter("runs on this machine only: leave --engine ray out", param_hint="--cascade")
+    tagger = tagger_of(
+        checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16, backend=backend, cascade=cascade
+    )
     view = _View(show=show, json_progress=json_progress, to_stdout=output == "-")
     settings = _settings(tagger, format, column, all_sentences, context)
     rejections = Rejections(strict=strict)
@@ -153,7 +160,7 @@ def tag(
 def _settings(tagger: "Tagger", format: str | None, column: str | None, all_sentences: bool, context: bool) -> Settings:
     point, taxonomy = tagger.point, tagger.checkpoint.taxonomy
     return Settings(
-        checkpoint=tagger.checkpoint.signature,
+        checkpoint=tagger.signature,
         fpr=point.fpr if point.fpr == point.fpr else None,
         thresholds=dict(point.traces),
         tags=tuple(taxonomy.tags),
@@ -396,6 +403,14 @@ def _summary(tagger: "Tagger", tally: Tally) -> None:
     few = rate == rate and calibration.too_few(rate)
     population = calibration.population + (", which has too few traces to hold it" if few else "")
     print_summary(tally, fpr=rate, population=population, taxonomy=tagger.checkpoint.taxonomy)
+    if tagger.first_stage is not None:
+        share = 100 * tally.passed / tally.sentences if tally.sentences else 0.0
+        lost = "; ".join(map(str, tagger.first_stage.missed)) or "what that loses was not measured"
+        typer.echo(
+            f"first stage: {tally.passed} of {tally.sentences} sentences ({share:.1f} %) passed and were not read by "
+            f"the encoder. Measured on annotated traces: {lost}",
+            err=True,
+        )
 
 
 def _exit_code(tally: Tally, *, strict: bool, wanted: tuple[str, ...], min_coverage: float) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cot_probe.calibration import OperatingPoint, decide
 from cot_probe.familiarity import SIGNS, Familiarity, Unfamiliar
+from cot_probe.first_stage import FirstStage, first_stage_of, spread, thin
 from cot_probe.legible import legible, unreadable_spans
 from cot_probe.sentences import Sentence, split
 from cot_probe.taxonomy import STANCES, Stance, Taxonomy, stance_of
@@ -33,6 +34,8 @@ SCHEMA: Final = "cot_probe.tagged_trace/2"
 _GROUP_CHARS: Final = 200_000
 """Traces are encoded together until they hold this many characters."""
 _GROUP_TRACES: Final = 64
+CASCADE: Final = "+cascade"
+"""Ends the name of the checkpoint in results of which a first stage decided what was read."""
 _ALL_FAMILIAR: Final = Familiarity(levels=(1.0, 1.0), quantiles=dict.fromkeys(SIGNS, (0.0, 1.0)))
 """For checkpoints without a reference: only unreadable stretches are marked."""
 
@@ -76,7 +79,10 @@ class TaggedTrace:
     ``unfamiliar`` is set, the text is not of the kind that the checkpoint reads (another language,
     a cipher, no prose): its tags, and their absence, mean little.
 
-    ``context`` is what the model was told, ``n_tokens`` how many tokens of reasoning were read.
+    ``context`` is what the model was told, ``n_tokens`` how many tokens of reasoning were read. Of the
+    sentences, ``passed`` were read by the first stage alone (:mod:`cot_probe.first_stage`), never by the
+    encoder: their scores are fixed numbers. Without a cascade that is 0; with one, ``checkpoint`` ends in
+    :data:`CASCADE`.
 
     ``tags`` and ``scores`` are in the order of the checkpoint's taxonomy. ``stance`` is None where
     that has no ``states_test`` and ``states_real``, ``harm_kind`` where it has no kinds.
@@ -97,6 +103,7 @@ class TaggedTrace:
     unfamiliar: Unfamiliar | None = None
     context: str = ""
     n_tokens: int = 0
+    passed: int = 0
 
     @property
     def readable(self) -> bool:
@@ -129,7 +136,7 @@ class TaggedTrace:
             "unfamiliar": None if self.unfamiliar is None else dataclasses.asdict(self.unfamiliar),
             "checkpoint": self.checkpoint,
             "metadata": dict(self.metadata),
-        }
+        } | ({"passed": self.passed} if self.passed else {})
 
 
 class Tagger:
@@ -143,6 +150,7 @@ class Tagger:
         bf16: bool = False,
         backend: str = "torch",
         states: "States | None" = None,
+        first_stage: FirstStage | None = None,
     ) -> None:
         from cot_probe.checkpoint import special_tokens
 
@@ -150,9 +158,15 @@ class Tagger:
         self.point = point
         self.bf16 = bf16
         self.backend, self.states = backend, states
+        self.first_stage = first_stage
         self.special: SpecialTokens = special_tokens(checkpoint.tokenizer)
         self._known = known_words(checkpoint.tokenizer).__contains__
         self.token_ids = token_reader(checkpoint.tokenizer, self._known)
+
+    @property
+    def signature(self) -> str:
+        """The checkpoint's, as written beside every result; marked where a first stage decides what is read."""
+        return self.checkpoint.signature + (CASCADE if self.first_stage else "")
 
     def tag(self, item: str | Trace | Mapping[str, Any], *, context: str = "") -> TaggedTrace:
         """Tag one trace: a string of reasoning, a :class:`Trace`, or a record (a row, a chat).
@@ -180,14 +194,24 @@ class Tagger:
     def logits(self, traces: Sequence[Trace]) -> tuple[list[list[Sentence]], list["TraceLogits"]]:
         """Sentences and raw logits of some traces: what calibration and evaluation start from."""
         sentences = [sentences_of(trace) for trace in traces]
-        return sentences, self._encoded(sentences, self.windows(traces, sentences))
+        return sentences, self._encoded(sentences, self.windows(traces, sentences))[0]
 
     def _encoded(
         self, sentences: Sequence[Sequence[Sentence]], windows: Sequence[Sequence[Window]]
-    ) -> list["TraceLogits"]:
+    ) -> tuple[list["TraceLogits"], list[int]]:
+        """Logits of each trace, and how many of its sentences the first stage passed."""
+        lengths = [len(some) for some in sentences]
+        stage = self.first_stage
+        if stage is None:
+            return self._read(windows, lengths), [0] * len(lengths)
+        left = [thin(stage, some, length) for some, length in zip(windows, lengths, strict=True)]
+        logits = self._read([reading.windows for reading in left], [len(reading.read) for reading in left])
+        whole = [spread(stage, raw, reading) for raw, reading in zip(logits, left, strict=True)]
+        return whole, [reading.passed for reading in left]
+
+    def _read(self, windows: Sequence[Sequence[Window]], lengths: Sequence[int]) -> list["TraceLogits"]:
         from cot_probe.encoder import encode
 
-        lengths = [len(some) for some in sentences]
         return encode(
             self.checkpoint.encoder,
             windows,
@@ -222,9 +246,11 @@ class Tagger:
         sentences = [sentences_of(trace) for trace in traces]
         windows = self.windows(traces, sentences)
         sizes = [sum(span.last - span.first for window in some for span in window.spans) for some in windows]
-        logits = self._encoded(sentences, windows)
-        for trace, some, raw, size in zip(traces, sentences, logits, sizes, strict=True):
-            yield self.assemble(trace, some, raw, size)
+        logits, passed = self._encoded(sentences, windows)
+        for trace, some, raw, size, count in zip(traces, sentences, logits, sizes, passed, strict=True):
+            tagged = self.assemble(trace, some, raw, size)
+            # Who assembles without a cascade (the live monitor) has read everything.
+            yield dataclasses.replace(tagged, checkpoint=self.signature, passed=count) if self.first_stage else tagged
 
     def assemble(
         self, trace: Trace, sentences: Sequence[Sentence], logits: "TraceLogits", n_tokens: int
@@ -286,6 +312,7 @@ def load_tagger(
     device: str = "cpu",
     bf16: bool = False,
     backend: str = "torch",
+    cascade: bool = False,
 ) -> Tagger:
     """Load a tagger (the release checkpoint for None). Works offline.
 
@@ -298,21 +325,27 @@ def load_tagger(
         bf16: compute in bfloat16: faster where the processor has it, scores move a little.
         backend: ``torch``, ``onnx-fp32``, ``onnx-int8``, or ``auto``: the quickest that the machine has and that
             keeps the scores (:func:`cot_probe.backends.choose_backend`).
+        cascade: let the checkpoint's first stage pass windows that clearly carry nothing; they are not
+            encoded, and some tags are lost (``first_stage.missed`` says how many on annotated traces).
+            The live monitor reads everything all the same.
 
     Raises:
         CheckpointError: if the folder is missing, damaged or made for another taxonomy.
+        FirstStageError: if the checkpoint has no first stage that can be used at this operating point.
         ValueError: if there is no such operating point, or the backend cannot be used here.
     """
-    from cot_probe.checkpoint import load_checkpoint
+    from cot_probe.checkpoint import default_checkpoint, load_checkpoint
 
     loaded = load_checkpoint(checkpoint, device=device)
     point = operating_point(loaded, fpr=fpr, threshold=threshold)
+    folder = default_checkpoint() if checkpoint is None else Path(checkpoint)
+    stage = first_stage_of(loaded, folder, point) if cascade else None
     if backend == "torch":
-        return Tagger(loaded, point=point, bf16=bf16)
+        return Tagger(loaded, point=point, bf16=bf16, first_stage=stage)
     from cot_probe.backends import choose_backend
 
     chosen = choose_backend(loaded, backend, bf16=bf16)
-    return Tagger(loaded, point=point, bf16=chosen.bf16, backend=chosen.name, states=chosen.states)
+    return Tagger(loaded, point=point, bf16=chosen.bf16, backend=chosen.name, states=chosen.states, first_stage=stage)
 
 
 def operating_point(checkpoint: "Checkpoint", *, fpr: float | None, threshold: float | None) -> OperatingPoint:

@@ -39,6 +39,9 @@ def print_trace(tagged: TaggedTrace, out: Console, taxonomy: Taxonomy = TAXONOMY
         out.print(f"  [yellow]nothing to read: reasoning {tagged.visibility}[/]", highlight=False)
         return
     out.print("  " + (_tag_line(tagged, taxonomy) or "[dim]no tag[/]"), highlight=False)
+    if tagged.passed:
+        share = f"{tagged.passed} of {len(tagged.sentences)} sentences"
+        out.print(f"  [dim]first stage: {share} passed, not read by the encoder[/]", highlight=False)
     if tagged.unfamiliar is not None:
         out.print(f"  [yellow]unfamiliar text: {plain('; '.join(tagged.unfamiliar.reasons))}[/]", highlight=False)
     evidence = tagged.evidence
