@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cot_probe.console import bound, fail, policy_of, tagger_of
+from cot_probe.console import bound, fail, keep_few_kernels, policy_of, tagger_of
 
 if TYPE_CHECKING:
     from cot_probe.gate import Policy
@@ -49,6 +49,7 @@ def proxy(
     except (StoreError, ValueError) as error:
         raise fail(error) from None
     listener = bound(host, port)
+    keep_few_kernels()
     tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold)
     chosen = policy_of(policy, tagger)
     from cot_probe.proxy.reading import Watch

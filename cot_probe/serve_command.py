@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cot_probe.console import bound, fail, policy_of, tagger_of
+from cot_probe.console import bound, fail, keep_few_kernels, policy_of, tagger_of
 
 if TYPE_CHECKING:
     from cot_probe.serving.guards import Access
@@ -88,6 +88,7 @@ def serve(
         drain_s=drain_s,
     )
     listener = bound(host, port)
+    keep_few_kernels()
     tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16)
     app = create_app(tagger, access=access, limits=limits, policy=policy_of(policy, tagger), log_text=log_text)
     log_to(text=log_text)

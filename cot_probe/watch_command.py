@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from cot_probe.alerts import Alert, NotScored
-from cot_probe.console import EXIT_CLEAN, EXIT_INTERRUPTED, EXIT_TAGGED, fail, tagger_of
+from cot_probe.console import EXIT_CLEAN, EXIT_INTERRUPTED, EXIT_TAGGED, fail, keep_few_kernels, tagger_of
 from cot_probe.monitor import Closing
 from cot_probe.terminal import plain
 from cot_probe.transcripts import FORMATS
@@ -57,6 +57,7 @@ def watch(
     except WebhookError as error:
         raise fail(f"--webhook: {error}") from None
     telling = _Telling(as_json=as_json, hook=hook, shape=shape, no_text=no_text)
+    keep_few_kernels()
     tagger = tagger_of(checkpoint, fpr=fpr, threshold=threshold, bf16=bf16)
     from cot_probe.scoring import Scorer
 
