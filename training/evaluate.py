@@ -195,14 +195,22 @@ def training_minutes(folder: Path) -> str:
     return f"{seconds / 60:.0f}"
 
 
+def card_head(folder: Path, taxonomy: Taxonomy) -> str:
+    """The card's fixed text: what stands above the tables already, which people edit, or else a new one."""
+    card = folder / "README.md"
+    before, mark, _ = (card.read_text() if card.is_file() else "").partition("\n# Figures\n")
+    if mark:
+        return before + "\n"
+    if taxonomy != TAXONOMY:
+        return own_card(folder.name, taxonomy)
+    head = (Path(__file__).parent / "model_card.md").read_text().replace("{name}", folder.name)
+    return head.replace("{minutes}", training_minutes(folder))
+
+
 def write_results(folder: Path, text: str, store: dict[str, Any], taxonomy: Taxonomy = TAXONOMY) -> None:
     """metrics.json, and the model card: its fixed text, then the tables."""
     (folder / "metrics.json").write_text(json.dumps(store, indent=1) + "\n")
-    if taxonomy == TAXONOMY:
-        head = (Path(__file__).parent / "model_card.md").read_text().replace("{name}", folder.name)
-        head = head.replace("{minutes}", training_minutes(folder))
-    else:
-        head = own_card(folder.name, taxonomy)
+    head = card_head(folder, taxonomy)
     (folder / "README.md").write_text(f"{head}# Figures\n\nMade by `python training/evaluate.py --write`.\n\n{text}")
     write_manifest(folder)
 
