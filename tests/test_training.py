@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from toy import make_base
 
 from augment import Augmentation, Fillers, augmented, plain
+from evaluate import write_results
 from cot_probe.annotations import load_split
 from cot_probe.monitorability.contamination import read_training
 from cot_probe.monitorability.suite import text_hash
@@ -154,3 +155,14 @@ def test_no_augmentation_changes_nothing() -> None:
     row = {"sentences": [[1, 2]], "context": [3], "labels": [[0] * 5], "kinds": [-1], "trace": [0] * 5}
     none = Augmentation(drop_context=0, cut=0, dilute=0, mask=0)
     assert augmented(row, Fillers(real=[], written=[]), none, np.random.default_rng(0), mask_id=9) == plain(row)
+
+
+def test_what_people_write_above_the_tables_of_a_card_stays(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    write_results(tmp_path, "| old |\n", {})
+    card = tmp_path / "README.md"
+    card.write_text(card.read_text().replace("## Limits", "## Limits\n- Found out later."))
+    write_results(tmp_path, "| new |\n", {"some": 1})
+    told = card.read_text()
+    assert "- Found out later.\n" in told and told.endswith("| new |\n") and "| old |" not in told
+    assert told.count("\n# Figures\n") == 1 and json.loads((tmp_path / "metrics.json").read_text()) == {"some": 1}
