@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from toy import make_base
 
 from augment import Augmentation, Fillers, augmented, plain
-from evaluate import write_results
 from cot_probe.annotations import load_split
 from cot_probe.monitorability.contamination import read_training
 from cot_probe.monitorability.suite import text_hash
+from evaluate import write_results
 
 SMALL = ["--epochs", "3", "--lora-rank", "4", "--layers", "1,2", "--hidden", "16", "--max-tokens", "128"]
 ENV = os.environ | {
