@@ -82,7 +82,10 @@ class TfidfMonitor:
             if column.all() or not column.any():
                 self._models.append(None)
                 continue
-            model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=2000, random_state=self._seed)
+            # Of one thread, whatever the machine has: lbfgs stops at weights that depend on the order of its sums.
+            model = LogisticRegression(
+                C=10.0, class_weight="balanced", max_iter=2000, random_state=self._seed, solver="liblinear"
+            )
             self._models.append(model.fit(features, column))
         return self
 

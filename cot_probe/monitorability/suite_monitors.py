@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cot_probe import __version__
 from cot_probe.annotations import AnnotatedTrace, load_split
 from cot_probe.calibration import SENTENCE_SHARE, threshold_at
+from cot_probe.first_stage import ABOUT_FILE, WEIGHTS_FILE
 from cot_probe.monitorability.baselines import TfidfMonitor, keyword_scores
 from cot_probe.monitorability.contamination import (
     TRAINED_ON,
@@ -38,8 +39,8 @@ KEYWORDS: Final = "keywords"
 OURS: Final = "cot_probe"
 DEFAULT_FPR: Final = 0.05
 """At which the baselines' thresholds are set, on dev, where ours are not there to follow."""
-_NOT_SCORES: Final = ("README.md", "metrics.json", "history.json", TRAINED_ON)
-"""Files of a checkpoint that change no score."""
+_NOT_SCORES: Final = ("README.md", "metrics.json", "history.json", TRAINED_ON, WEIGHTS_FILE, ABOUT_FILE)
+"""Files of a checkpoint that change no score: without a cascade the first stage does not either."""
 
 
 def with_awareness(scores: Scores) -> Scores:
