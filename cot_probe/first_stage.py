@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save
 
 from cot_probe.calibration import OperatingPoint, decide
 from cot_probe.familiarity import upper_share
-from cot_probe.windows import Span, Window
+from cot_probe.windows import Window, renumbered
 
 if TYPE_CHECKING:
     from cot_probe.checkpoint import Checkpoint
@@ -194,13 +194,8 @@ def reading_of(windows: Sequence[Window], kept: Sequence[bool], n_sentences: int
         return Reading(windows=(), read=everything[:0], n_sentences=n_sentences, passed=len(passed))
     read = np.array([number for number in range(n_sentences) if number not in passed], dtype=np.intp)
     place = {int(number): at for at, number in enumerate(read)}
-    left = [_renumbered(window, place) for window, keep in zip(windows, kept, strict=True) if keep]
+    left = [renumbered(window, place) for window, keep in zip(windows, kept, strict=True) if keep]
     return Reading(windows=left, read=read, n_sentences=n_sentences, passed=len(passed))
-
-
-def _renumbered(window: Window, place: Mapping[int, int]) -> Window:
-    spans = (Span(sentence=place[span.sentence], first=span.first, last=span.last) for span in window.spans)
-    return dataclasses.replace(window, spans=tuple(spans))
 
 
 def spread(stage: FirstStage, logits: "TraceLogits", reading: Reading) -> "TraceLogits":

@@ -22,7 +22,7 @@ from cot_probe.encoder import Encoder, SentenceParts, collate, padded_length
 from cot_probe.incremental import Reader, Reading, can_read
 from cot_probe.live_reading import Plan, Pooled
 from cot_probe.live_trace import LiveTrace, Parts
-from cot_probe.windows import Span, Window
+from cot_probe.windows import Span, Window, renumbered
 
 if TYPE_CHECKING:
     from cot_probe.tagger import Tagger
@@ -358,15 +358,15 @@ class Scorer:
         if not windows:
             return []
         own = [sorted({span.sentence for span in window.spans}) for window in windows]
-        first, renumbered = 0, []
+        first, own_numbers = 0, []
         for window, numbers in zip(windows, own, strict=True):
             place = {number: at for at, number in enumerate(numbers, first)}
-            renumbered.append(_renumbered(window, place))
+            own_numbers.append(renumbered(window, place))
             first += len(numbers)
         longest = max(len(window.ids) for window in windows)
         most = padded_length(self.tagger.checkpoint.config.layout.max_tokens)
         coarse = min(most, -(-longest // _FINAL_STEP) * _FINAL_STEP)
-        batch = collate(renumbered, [0] * len(windows), padding=self.tagger.special.padding, least_tokens=coarse)
+        batch = collate(own_numbers, [0] * len(windows), padding=self.tagger.special.padding, least_tokens=coarse)
         device = next(self._encoder.parameters()).device
         with torch.inference_mode():
             sums = torch.zeros(first, self._encoder.width, device=device)
@@ -403,11 +403,6 @@ def _rows(parts: Parts, rows: Sequence[int]) -> Parts:
 
 def _size(job: _Closed) -> int:
     return len(job.window.ids) if job.window is not None else 0
-
-
-def _renumbered(window: Window, place: dict[int, int]) -> Window:
-    spans = tuple(Span(sentence=place[span.sentence], first=span.first, last=span.last) for span in window.spans)
-    return Window(ids=window.ids, types=window.types, spans=spans)
 
 
 def _window_of(trace: LiveTrace, prior: tuple[int, ...], ids: tuple[int, ...], separator: int) -> Window:

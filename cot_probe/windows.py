@@ -10,8 +10,8 @@ pieces, each in exactly one window, and its vector is pooled over all of them.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cot_probe.sentences import split
@@ -67,6 +67,12 @@ class SpecialTokens:
     opening: int
     separator: int
     padding: int
+
+
+def renumbered(window: Window, place: Mapping[int, int]) -> Window:
+    """The window with its sentences numbered anew: ``place`` has the new number of each."""
+    spans = (Span(sentence=place[span.sentence], first=span.first, last=span.last) for span in window.spans)
+    return replace(window, spans=tuple(spans))
 
 
 def lay_windows(
