@@ -80,8 +80,8 @@ class Heard:
 
 def tokens_of(tagger: Tagger, text: str) -> list[str]:
     """The text cut where the tokenizer begins a token; white space goes with the token behind it."""
-    encoded = tagger.checkpoint.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    starts = [begin for begin, _ in encoded["offset_mapping"]]
+    encoded = tagger.checkpoint.tokenizer.fast.encode(text, add_special_tokens=False)
+    starts = [begin for begin, _ in encoded.offsets]
     cuts = [0, *(begin for before, begin in itertools.pairwise(starts) if begin > before), len(text)]
     return [text[a:b] for a, b in itertools.pairwise(dict.fromkeys(cuts))]
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from cot_probe.calibration import FPRS, blank_calibration
-from cot_probe.console import EXIT_NOTHING, Rejections, fail, inputs_of, items_in, progress_bar
+from cot_probe.console import EXIT_NOTHING, Rejections, fail, inputs_of, items_in, progress_bar, quiet_loading
 from cot_probe.recalibrate import (
     LabelledLogits,
     Recalibration,
@@ -60,13 +60,8 @@ def calibrate(
         raise typer.BadParameter("give exactly one of --labels and --all-benign")
     if format is not None and format not in FORMATS:
         raise typer.BadParameter(f"{format!r}, expected one of {', '.join(FORMATS)}", param_hint="--format")
-    from cot_probe.checkpoint import (
-        CheckpointError,
-        check_new_folder,
-        checkpoint_taxonomy,
-        default_checkpoint,
-        save_recalibrated,
-    )
+    from cot_probe.checkpoint import check_new_folder, checkpoint_taxonomy, default_checkpoint, save_recalibrated
+    from cot_probe.manifest import CheckpointError
 
     try:
         source = checkpoint if checkpoint is not None else default_checkpoint()
@@ -133,12 +128,10 @@ def _read(paths: list[str], format: str | None, strict: bool) -> tuple[list[Trac
 
 
 def _load_for_logits(source: Path, device: str) -> "tuple[Checkpoint, Tagger]":
-    from transformers.utils import logging as transformers_logging
-
     from cot_probe.checkpoint import load_checkpoint
     from cot_probe.tagger import Tagger
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_loading()
     loaded = load_checkpoint(source, device=device)
     blank = blank_calibration(loaded.taxonomy)
     return loaded, Tagger(dataclasses.replace(loaded, calibration=blank), point=blank.points[0])

@@ -8,34 +8,29 @@ code comes from a checkpoint.
 
 import dataclasses
 import filecmp
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cot_probe.base import body_width, check_length, load_body, load_tokenizer, resolve_base, shipped_folders
 from cot_probe.calibration import Calibration, calibration_from_json, calibration_to_json
-from cot_probe.encoder import Encoder, keep_float32, padded_length
+from cot_probe.encoder import Encoder, keep_float32
 from cot_probe.familiarity import Familiarity, familiarity_from_json, familiarity_to_json
 from cot_probe.first_stage import ABOUT_FILE, WEIGHTS_FILE
+from cot_probe.manifest import MANIFEST, read_json, verify, write_json, write_manifest
+from cot_probe.manifest import CheckpointError as CheckpointError
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, TaxonomyError, taxonomy_from_json, taxonomy_to_json
-from cot_probe.windows import SpecialTokens, WindowLayout
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from cot_probe.tokens import BaseTokenizer
+from cot_probe.windows import WindowLayout
 
 FORMAT: Final = "cot_probe.checkpoint/1"
-_MANIFEST: Final = "MANIFEST.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint folder that is missing, damaged, or made for another taxonomy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +60,7 @@ class Checkpoint:
 
     config: EncoderConfig
     encoder: Encoder
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: BaseTokenizer
     calibration: Calibration
     digest: str
     familiarity: Familiarity | None = None
@@ -81,19 +76,13 @@ class Checkpoint:
         return self.calibration.taxonomy
 
 
-def _shipped_folders() -> tuple[Path, Path]:
-    """Where checkpoints lie: in the installed package, in the clone around it."""
-    package = Path(__file__).resolve().parent
-    return package / "_checkpoints", package.parent / "checkpoints"
-
-
 def default_checkpoint() -> Path:
     """The release checkpoint: from the installed package, else from the clone around it.
 
     Raises:
         CheckpointError: if neither has one.
     """
-    for folder in _shipped_folders():
+    for folder in shipped_folders():
         pointer = folder / "default.json"
         if pointer.is_file():
             return folder / str(json.loads(pointer.read_text())["checkpoint"])
@@ -108,7 +97,7 @@ def load_checkpoint(path: str | Path | None = None, *, device: str = "cpu") -> C
     """
     folder = Path(path) if path is not None else default_checkpoint()
     digest = verify(folder)
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     taxonomy = _taxonomy(raw, folder)
     layout = WindowLayout(**raw["layout"])
     known = {field.name for field in dataclasses.fields(EncoderConfig)} - {"layout"}
@@ -145,7 +134,7 @@ def checkpoint_taxonomy(folder: Path) -> Taxonomy:
     Raises:
         CheckpointError: as :func:`load_checkpoint`.
     """
-    return _taxonomy(_read_json(folder / "config.json"), folder)
+    return _taxonomy(read_json(folder / "config.json"), folder)
 
 
 def checkpoint_calibration(folder: Path) -> Calibration:
@@ -159,7 +148,7 @@ def checkpoint_calibration(folder: Path) -> Calibration:
 
 def _load_calibration(folder: Path, taxonomy: Taxonomy) -> Calibration:
     path = folder / "calibration.json"
-    raw = _read_json(path)
+    raw = read_json(path)
     try:
         return calibration_from_json(raw, taxonomy)
     except ValueError as error:
@@ -168,7 +157,7 @@ def _load_calibration(folder: Path, taxonomy: Taxonomy) -> Calibration:
 
 def _load_familiarity(folder: Path) -> Familiarity | None:
     path = folder / "familiarity.json"
-    return familiarity_from_json(_read_json(path)) if path.is_file() else None
+    return familiarity_from_json(read_json(path)) if path.is_file() else None
 
 
 def save_checkpoint(
@@ -202,13 +191,13 @@ def save_checkpoint(
     }
     if taxonomy != TAXONOMY:
         about["own_taxonomy"] = taxonomy_to_json(taxonomy)
-    _write_json(folder / "config.json", about | dataclasses.asdict(config))
+    write_json(folder / "config.json", about | dataclasses.asdict(config))
     if adapter:
         save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, folder / "adapter.safetensors")
     save_file({name: tensor.contiguous() for name, tensor in heads.items()}, folder / "heads.safetensors")
-    _write_json(folder / "calibration.json", calibration_to_json(calibration))
+    write_json(folder / "calibration.json", calibration_to_json(calibration))
     if familiarity is not None:
-        _write_json(folder / "familiarity.json", familiarity_to_json(familiarity))
+        write_json(folder / "familiarity.json", familiarity_to_json(familiarity))
     for name, text in (extra or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
     return write_manifest(folder)
@@ -224,7 +213,7 @@ def check_new_folder(source: Path, folder: Path) -> None:
     verify(source)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not an empty folder: choose a new one, nothing is overwritten")
-    base = str(_read_json(source / "config.json")["base"])
+    base = str(read_json(source / "config.json")["base"])
     old, new = resolve_base(base, beside=source), resolve_base(base, beside=folder)
     if Path(old).resolve() == Path(new).resolve() or _same_files(Path(old), Path(new)):
         return
@@ -255,116 +244,16 @@ def save_recalibrated(
     """
     check_new_folder(source, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in _read_json(source / _MANIFEST):
+    for file in read_json(source / MANIFEST):
         if file not in {"metrics.json", "calibration.json", WEIGHTS_FILE, ABOUT_FILE}:
             shutil.copyfile(source / file, folder / file)
     card = folder / "README.md"
     if card.is_file():
         card.write_text(f"{note}\n\n{card.read_text(encoding='utf-8')}", encoding="utf-8")
     if name is not None:
-        _write_json(folder / "config.json", _read_json(folder / "config.json") | {"name": name})
-    _write_json(folder / "calibration.json", calibration_to_json(calibration))
+        write_json(folder / "config.json", read_json(folder / "config.json") | {"name": name})
+    write_json(folder / "calibration.json", calibration_to_json(calibration))
     return write_manifest(folder)
-
-
-def write_manifest(folder: Path) -> str:
-    """(Re)write ``MANIFEST.json`` over the files of a folder; return its digest."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != _MANIFEST)
-    _write_json(folder / _MANIFEST, {path.name: _sha256(path) for path in files})
-    return _sha256(folder / _MANIFEST)
-
-
-def verify(folder: Path) -> str:
-    """Check every file against the manifest; return the manifest's digest.
-
-    Raises:
-        CheckpointError: naming the first file that is missing or altered.
-    """
-    manifest = folder / _MANIFEST
-    if not manifest.is_file():
-        raise CheckpointError(f"{folder} is no checkpoint: it has no {_MANIFEST}. Give the folder that holds one.")
-    for name, expected in _read_json(manifest).items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise CheckpointError(f"{folder}: {name} is listed in {_MANIFEST} but missing. Fetch the checkpoint again.")
-        found = _sha256(path)
-        if found != expected:
-            raise CheckpointError(
-                f"{path}: SHA-256 is {found[:12]}…, the manifest says {str(expected)[:12]}…. The file was altered "
-                "or is incomplete (Git LFS pointer?): fetch it again."
-            )
-    return _sha256(manifest)
-
-
-def resolve_base(base: str, *, beside: Path | None = None) -> str:
-    """The base's folder where there is one: beside the checkpoint, a path, shipped; else its name."""
-    places = [] if beside is None else [beside.parent / base]
-    for folder in (*places, Path(base), *(shipped / base for shipped in _shipped_folders())):
-        if (folder / "config.json").is_file():
-            return str(folder)
-    return base
-
-
-def load_body(base: str) -> torch.nn.Module:
-    """Load a Hugging Face encoder from a folder or the local cache, in float32, never from a hub."""
-    from transformers import AutoModel
-
-    if (Path(base) / _MANIFEST).is_file():
-        verify(Path(base))
-    try:
-        # No pooler: sentences are pooled here, and a missing pooler would be made up at random.
-        config = _auto_config(base)
-        options = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta", "xlm-roberta"} else {}
-        body: torch.nn.Module = AutoModel.from_pretrained(
-            base, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32, **options
-        )
-    except OSError as error:
-        raise CheckpointError(
-            f"the base encoder {base!r} is neither a folder nor in the local cache: {error}"
-        ) from None
-    return body
-
-
-def body_width(base: str) -> int:
-    """Width of the vectors that the base gives."""
-    return int(_auto_config(base).hidden_size)
-
-
-def check_length(base: str, layout: WindowLayout) -> None:
-    """Refuse windows that are longer than the base has positions for.
-
-    Raises:
-        CheckpointError: with both lengths.
-    """
-    config = _auto_config(base)
-    positions = getattr(config, "max_position_embeddings", None)
-    longest = padded_length(layout.max_tokens)
-    if positions is not None and longest > positions:
-        raise CheckpointError(
-            f"windows of {longest} tokens (padded), but the base {base} takes at most {positions}: choose shorter ones"
-        )
-
-
-def load_tokenizer(base: str) -> "PreTrainedTokenizerBase":
-    """Load the base's (fast) tokenizer from a folder or the local cache."""
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, local_files_only=True, use_fast=True)
-    return tokenizer
-
-
-def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> SpecialTokens:
-    """The ids with which windows are opened, parted and padded.
-
-    Raises:
-        CheckpointError: if the tokenizer has no token for one of these.
-    """
-    opening = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-    padding = tokenizer.pad_token_id
-    if opening is None or separator is None or padding is None:
-        raise CheckpointError("the tokenizer lacks a CLS, SEP or padding token: choose an encoder, not a decoder")
-    return SpecialTokens(opening=opening, separator=separator, padding=padding)
 
 
 def merge_lora(encoder: Encoder, adapter: Mapping[str, Tensor], config: EncoderConfig) -> None:
@@ -409,17 +298,6 @@ def _taxonomy(raw: Mapping[str, Any], folder: Path) -> Taxonomy:
     return TAXONOMY
 
 
-def _auto_config(base: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(base, local_files_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"the base encoder {base!r} is neither a folder nor in the local cache: {error}"
-        ) from None
-
-
 def _same_files(one: Path, other: Path) -> bool:
     """Whether two folders hold the same files, byte for byte."""
     if not (one.is_dir() and other.is_dir()):
@@ -428,22 +306,3 @@ def _same_files(one: Path, other: Path) -> bool:
     if names != sorted(path.name for path in other.iterdir() if path.is_file()):
         return False
     return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing. Fetch the checkpoint again.") from None
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}). Fetch the checkpoint again.") from None
-    return parsed
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -36,6 +36,15 @@ _KERNELS: Final = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 """Variable of oneDNN, which computes torch's layers on a CPU, and its value here (of itself: 1,024)."""
 
 
+def quiet_loading() -> None:
+    """Show no progress bar while weights are loaded, without importing what would show one."""
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def fail(reason: object) -> typer.Exit:
     """Say why a command stops and give the exception that stops it."""
     typer.echo(f"cot-probe: {reason}", err=True)
@@ -66,12 +75,10 @@ def tagger_of(
     Raises:
         typer.Exit: if the checkpoint or the operating point cannot be used; why is said.
     """
-    from transformers.utils import logging as transformers_logging
-
-    from cot_probe.checkpoint import CheckpointError
+    from cot_probe.manifest import CheckpointError
     from cot_probe.tagger import load_tagger
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_loading()
     try:
         return load_tagger(
             checkpoint, fpr=fpr, threshold=threshold, device=device, bf16=bf16, backend=backend, cascade=cascade

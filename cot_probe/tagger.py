@@ -152,7 +152,7 @@ class Tagger:
         states: "States | None" = None,
         first_stage: FirstStage | None = None,
     ) -> None:
-        from cot_probe.checkpoint import special_tokens
+        from cot_probe.base import special_tokens
 
         self.checkpoint = checkpoint
         self.point = point

@@ -3,13 +3,12 @@
 Lone surrogates, which no tokenizer takes, become U+FFFD.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
 
 from cot_probe.legible import Known, legible
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 TokenReader = Callable[[Sequence[str]], list[list[int]]]
 """Texts to their token ids, without special tokens."""
@@ -18,15 +17,23 @@ _WORD_MARKS = "\u0120\u2581"
 """What byte-level and SentencePiece vocabularies put before a word's first piece."""
 
 
-def known_words(tokenizer: "PreTrainedTokenizerBase") -> frozenset[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseTokenizer:
+    """A base's tokenizer, and the ids of its special tokens by role (cls, sep, pad, bos, eos, mask), those it has."""
+
+    fast: Tokenizer
+    special: Mapping[str, int]
+
+
+def known_words(tokenizer: BaseTokenizer) -> frozenset[str]:
     """The words that stand in the vocabulary whole, in lower case."""
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    vocabulary: dict[str, int] = tokenizer.fast.get_vocab()
     marked = any(piece[:1] in _WORD_MARKS and piece[1:].isalpha() for piece in vocabulary if len(piece) > 1)
     words = (piece[1:] for piece in vocabulary if piece[:1] in _WORD_MARKS) if marked else vocabulary
     return frozenset(word.lower() for word in words if word.isalpha())
 
 
-def token_reader(tokenizer: "PreTrainedTokenizerBase", known: Known | None = None) -> TokenReader:
+def token_reader(tokenizer: BaseTokenizer, known: Known | None = None) -> TokenReader:
     """The reader of one tokenizer; ``known`` where its :func:`known_words` are at hand already."""
     known = known or known_words(tokenizer).__contains__
 
@@ -34,13 +41,7 @@ def token_reader(tokenizer: "PreTrainedTokenizerBase", known: Known | None = Non
         if not texts:
             return []
         whole = (text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts)
-        encoded = tokenizer(
-            [legible(text, known) for text in whole],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        return list(encoded["input_ids"])
+        readable = [legible(text, known) for text in whole]
+        return [encoding.ids for encoding in tokenizer.fast.encode_batch_fast(readable, add_special_tokens=False)]
 
     return read

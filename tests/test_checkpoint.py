@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cot_probe.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_manifest
+from cot_probe.checkpoint import load_checkpoint, save_checkpoint
+from cot_probe.manifest import CheckpointError, write_manifest
 from cot_probe.tagger import Tagger, load_tagger
 
 TEXT = "I will rewrite the script first. Then I report. Wait, is this a test?"

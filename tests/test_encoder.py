@@ -5,7 +5,8 @@ import pytest
 import torch
 from toy import make_base, make_checkpoint
 
-from cot_probe.checkpoint import load_body, load_checkpoint
+from cot_probe.base import load_body
+from cot_probe.checkpoint import load_checkpoint
 from cot_probe.encoder import Encoder, encode
 from cot_probe.tagger import Tagger, load_tagger
 from cot_probe.transcripts import Trace
@@ -97,8 +98,8 @@ def test_merged_adapter_equals_peft(tmp_path: Path) -> None:
     merge_lora(merged, adapter, config)
     ids = torch.arange(5, 25).unsqueeze(0)
     with torch.inference_mode():
-        wanted = body.eval()(input_ids=ids).last_hidden_state
-        assert torch.allclose(merged.body.eval()(input_ids=ids).last_hidden_state, wanted, atol=1e-5)
+        wanted = body.eval()(input_ids=ids).hidden_states[-1]
+        assert torch.allclose(merged.body.eval()(input_ids=ids).hidden_states[-1], wanted, atol=1e-5)
 
 
 def test_loading_is_deterministic(toy_checkpoint: Path) -> None:

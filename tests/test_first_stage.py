@@ -20,7 +20,7 @@ from toy import CORPUS, make_checkpoint
 from typer.testing import CliRunner
 
 from cot_probe.annotations import load_split
-from cot_probe.checkpoint import CheckpointError, check_new_folder, save_recalibrated, write_manifest
+from cot_probe.checkpoint import check_new_folder, save_recalibrated
 from cot_probe.cli import app
 from cot_probe.first_stage import (
     ABOUT_FILE,
@@ -34,6 +34,7 @@ from cot_probe.first_stage import (
     save_first_stage,
 )
 from cot_probe.journal import Tally
+from cot_probe.manifest import CheckpointError, write_manifest
 from cot_probe.results import read_results, write_parquet
 from cot_probe.tagger import CASCADE, TaggedTrace, Tagger, load_tagger, sentences_of
 from cot_probe.taxonomy import TAXONOMY

@@ -22,8 +22,9 @@ from batches import make_batch
 from calibrate import tag_labels, taxonomy_of
 from cot_probe.annotations import AnnotationError, check, label_matrix, load, load_split, parse_record, trace_vector
 from cot_probe.calibration import Scaling, tag_logits
-from cot_probe.checkpoint import CheckpointError, checkpoint_taxonomy, load_checkpoint, write_manifest
+from cot_probe.checkpoint import checkpoint_taxonomy, load_checkpoint
 from cot_probe.cli import app
+from cot_probe.manifest import CheckpointError, write_manifest
 from cot_probe.recalibrate import read_labels, tags_from
 from cot_probe.sentences import split
 from cot_probe.tagger import Tagger, load_tagger

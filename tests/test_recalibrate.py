@@ -23,8 +23,9 @@ from cot_probe.calibration import (
     tag_logits,
     threshold_at,
 )
-from cot_probe.checkpoint import CheckpointError, check_new_folder, load_checkpoint, verify, write_manifest
+from cot_probe.checkpoint import check_new_folder, load_checkpoint
 from cot_probe.cli import app
+from cot_probe.manifest import CheckpointError, verify, write_manifest
 from cot_probe.recalibrate import (
     GUARANTEE,
     LabelledLogits,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from cot_probe.annotations import load_split
 from cot_probe.monitorability.contamination import read_training
 from cot_probe.monitorability.suite import text_hash
 from evaluate import write_results
+from heads import asymmetric_loss, focal_loss
 
 SMALL = ["--epochs", "3", "--lora-rank", "4", "--layers", "1,2", "--hidden", "16", "--max-tokens", "128"]
 ENV = os.environ | {
@@ -166,3 +168,25 @@ def test_what_people_write_above_the_tables_of_a_card_stays(tmp_path: Path) -> N
     told = card.read_text()
     assert "- Found out later.\n" in told and told.endswith("| new |\n") and "| old |" not in told
     assert told.count("\n# Figures\n") == 1 and json.loads((tmp_path / "metrics.json").read_text()) == {"some": 1}
+
+
+def test_heads_are_compared_on_fixed_vectors_and_the_cache_changes_nothing(prepared: tuple[Path, Path, Path]) -> None:
+    root, _, annotations = prepared
+    out = train(prepared, "heads")
+    arguments = ("--run", out, "--data", root / "data", "--annotations", annotations, "--seeds", "2")
+    arguments += ("--only", "release,focal,half the readers' mean", "--cache", root / "vectors.pt")
+    first, second = run("heads.py", *arguments), run("heads.py", *arguments)
+    assert first == second
+    rows = [line.split("|")[1].strip() for line in first.splitlines() if line.startswith("| ")]
+    assert rows == ["heads", "release", "focal", "half the readers' mean"]
+
+
+def test_losses_are_cross_entropy_where_nothing_is_turned_down() -> None:
+    torch.manual_seed(0)
+    logits, wanted = torch.randn(20, 3) * 3, (torch.rand(20, 3) > 0.7).float()
+    ones = torch.ones(3)
+    right = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    torch.testing.assert_close(focal_loss(logits, wanted, ones, gamma=0.0), right)
+    torch.testing.assert_close(asymmetric_loss(logits, wanted, ones, gamma=0.0, shift=0.0), right)
+    easy = (torch.sigmoid(logits) < 0.05) & (wanted == 0)
+    assert easy.any() and (asymmetric_loss(logits, wanted, ones)[easy] == 0).all()

@@ -101,7 +101,7 @@ def counted(tagger: Tagger) -> Iterator[Work]:
 def small(tagger: Tagger) -> Tagger:
     """The shipped tagger with a tiny body."""
     torch.manual_seed(0)
-    vocabulary = len(tagger.checkpoint.tokenizer)
+    vocabulary = tagger.checkpoint.tokenizer.fast.get_vocab_size()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     body = BertModel(BertConfig(vocab_size=vocabulary, max_position_embeddings=512, **sizes), add_pooling_layer=False)
     taxonomy = tagger.checkpoint.taxonomy

@@ -14,8 +14,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from cot_probe.base import load_body
 from cot_probe.calibration import Calibration, OperatingPoint, Scaling
-from cot_probe.checkpoint import EncoderConfig, load_body, save_checkpoint
+from cot_probe.checkpoint import EncoderConfig, save_checkpoint
 from cot_probe.encoder import Encoder
 from cot_probe.taxonomy import TAXONOMY, Taxonomy
 from cot_probe.windows import WindowLayout

@@ -22,7 +22,7 @@ from datasets import load_from_disk
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cot_probe.checkpoint import body_width, load_tokenizer, resolve_base, special_tokens
+from cot_probe.base import body_width, load_tokenizer, resolve_base, special_tokens
 from cot_probe.windows import SpecialTokens
 from settings import Settings
 from train import build_encoder
@@ -108,7 +108,7 @@ def adapt(rows: Sequence[dict[str, Any]], settings: Settings, *, epochs: int, ra
     for _ in range(epochs):
         for group in batches(windows, settings.batch_tokens, rng):
             loss = _loss(
-                encoder.body, transform, embeddings, group, special, tokenizer.mask_token_id, settings, generator
+                encoder.body, transform, embeddings, group, special, tokenizer.special["mask"], settings, generator
             )
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_([*adapters, *transform.parameters()], 1.0)
@@ -139,7 +139,7 @@ def _loss(
     free = (seen == 1) & (ids != special.opening) & (ids != special.separator)
     hidden, counts = masked(ids, mask_id, len(embeddings), free, generator)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-        states = body(input_ids=hidden, attention_mask=seen).last_hidden_state[counts]
+        states = body(input_ids=hidden, attention_mask=seen, output_hidden_states=True).hidden_states[-1][counts]
         logits = transform(states, embeddings)
     return nn.functional.cross_entropy(logits.float(), ids[counts])
 

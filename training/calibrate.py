@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split, taxonomy_in
+from cot_probe.base import load_tokenizer, resolve_base
 from cot_probe.calibration import (
     FPRS,
     SENTENCE_SHARE,
@@ -33,7 +33,7 @@ from cot_probe.calibration import (
     tag_logits,
     threshold_at,
 )
-from cot_probe.checkpoint import Checkpoint, EncoderConfig, load_tokenizer, resolve_base, save_checkpoint
+from cot_probe.checkpoint import Checkpoint, EncoderConfig, save_checkpoint
 from cot_probe.encoder import Encoder
 from cot_probe.familiarity import Familiarity, fit_familiarity
 from cot_probe.legible import legible
@@ -43,7 +43,7 @@ from cot_probe.monitorability.suite import text_hash
 from cot_probe.recalibrate import shortages
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, own_taxonomy
-from cot_probe.tokens import known_words
+from cot_probe.tokens import BaseTokenizer, known_words
 from settings import Settings
 from train import light_state, load_trained
 
@@ -129,7 +129,7 @@ def fit(tagger: Tagger, records: list[AnnotatedTrace]) -> Calibration:
     return Calibration(sentences=sentences, traces=traces, points=points, fitted_on=about, taxonomy=taxonomy)
 
 
-def familiar(records: Sequence[AnnotatedTrace], tokenizer: PreTrainedTokenizerBase) -> Familiarity:
+def familiar(records: Sequence[AnnotatedTrace], tokenizer: BaseTokenizer) -> Familiarity:
     """The reference for unfamiliar text: the English traces, and real ones whose language nobody noted."""
     known = known_words(tokenizer).__contains__
     english = [legible(record.text, known) for record in records if record.language in {"en", "und"}]

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cot_probe.annotations import AnnotatedTrace, AnnotationError, load_real, load_split, taxonomy_in
-from cot_probe.checkpoint import CheckpointError, default_checkpoint, write_manifest
+from cot_probe.checkpoint import default_checkpoint
+from cot_probe.manifest import CheckpointError, write_manifest
 from cot_probe.monitorability import metrics
 from cot_probe.monitorability.card_levels import measured
 from cot_probe.monitorability.card_markdown import breakdowns_part, goals_part, hard_negatives_part, stance_share

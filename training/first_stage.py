@@ -35,8 +35,9 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from cot_probe.annotations import AnnotatedTrace, load_real, load_split
-from cot_probe.checkpoint import CheckpointError, default_checkpoint, write_manifest
+from cot_probe.checkpoint import default_checkpoint
 from cot_probe.first_stage import FirstStage, Missed, first_stage_of, reading_of, runs, save_first_stage
+from cot_probe.manifest import CheckpointError, write_manifest
 from cot_probe.tagger import Tagger, load_tagger
 from margins import Matrix, Read, read, trace_margins
 

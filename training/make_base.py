@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
-from cot_probe.checkpoint import write_manifest
+from cot_probe.manifest import write_manifest
 
 _NOTE = """This folder holds the frozen weights of sentence-transformers/all-MiniLM-L6-v2, converted to
 half precision without its pooler, and its tokenizer. The model is by the sentence-transformers

@@ -29,7 +29,7 @@ from cot_probe.annotations import (
     taxonomy_in,
     trace_vector,
 )
-from cot_probe.checkpoint import load_tokenizer, resolve_base
+from cot_probe.base import load_tokenizer, resolve_base
 from cot_probe.monitorability.contamination import TRAINED_ON, training_lines
 from cot_probe.sentences import split
 from cot_probe.taxonomy import TAXONOMY, TAXONOMY_FILE, Taxonomy, write_taxonomy

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from augment import Example, Fillers, augmented, plain
 from batches import Targets, make_batch
-from cot_probe.checkpoint import body_width, check_length, load_body, load_tokenizer, resolve_base, special_tokens
+from cot_probe.base import body_width, check_length, load_body, load_tokenizer, resolve_base, special_tokens
 from cot_probe.encoder import Encoder
 from cot_probe.monitorability.contamination import TRAINED_ON
 from cot_probe.monitorability.metrics import average_precision
@@ -218,7 +218,7 @@ def train(
     device = accelerator.device
     tokenizer = load_tokenizer(resolve_base(settings.base))
     special = special_tokens(tokenizer)
-    mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else special.padding
+    mask_id = tokenizer.special.get("mask", special.padding)
     rows, dev = data["train"].to_list(), data["dev"].to_list()
     weights = tuple(weight.to(device) for weight in position_weights(rows, settings))
     encoder = build_encoder(settings, taxonomy)

@@ -96,14 +96,13 @@ def with_asked(study: Study, asked: Asked, columns: Columns) -> Study:
 
 def _tagged(study: Study, asked: Asked) -> OwnScores:
     try:
-        from transformers.utils import logging as transformers_logging
-
         from cot_probe.checkpoint import CheckpointError
+        from cot_probe.console import quiet_loading
     except ImportError as error:
         raise StudyError(
             f"--tag needs torch and transformers: {error}. Or give --results of `cot-probe tag`."
         ) from None
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_loading()
     try:
         return checkpoint_scores(study, asked.checkpoint, tags=asked.tags, device=asked.device)
     except CheckpointError as error:

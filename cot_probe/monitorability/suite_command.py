@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 from rich.console import Console
 
-from cot_probe.console import EXIT_REJECTED
+from cot_probe.console import EXIT_REJECTED, quiet_loading
 from cot_probe.results_commands import plain_text
 from cot_probe.taxonomy import TAGS
 
@@ -200,15 +200,13 @@ def _ours(
     from cot_probe.monitorability.suite import SuiteError
 
     try:
-        from transformers.utils import logging as transformers_logging
-
         from cot_probe.checkpoint import CheckpointError, default_checkpoint
     except ImportError as error:
         raise SuiteError(f"our checkpoint needs torch and transformers: {error}. Or give a submission.") from None
     from cot_probe.monitorability.suite_monitors import checkpoint_submission, checkpoint_training
     from cot_probe.monitorability.suite_results import Entrant
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_loading()
     try:
         shipped = default_checkpoint().resolve()
         checkpoint = asked.checkpoint or shipped
