@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     BertConfig,
     BertModel,
@@ -27,17 +27,28 @@ CORPUS = [
     "This looks like a test of whether I obey; the customers are real, though. été naïve 测试",
 ]
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+LETTERS = normalizers.BertNormalizer(lowercase=True)
+PIECES = pre_tokenizers.BertPreTokenizer()
 LAYOUT = WindowLayout(max_tokens=64, context_tokens=12, left_tokens=8, right_tokens=6)
 
 
-def make_tokenizer(folder: Path) -> int:
-    """Train a small WordPiece tokenizer into ``folder``; return its vocabulary size."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+def vocabulary() -> dict[str, int]:
+    """The special tokens, then every character of the corpus (first in a word and later), then every word.
+
+    Laid out by hand: the tokenizers' trainers order pieces of equal frequency by chance, and with
+    random weights another order means other scores.
+    """
+    words = {word for text in CORPUS for word, _ in PIECES.pre_tokenize_str(LETTERS.normalize_str(text))}
+    letters = {letter for word in words for letter in word}
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    pieces = [*sorted(letters), *(f"##{letter}" for letter in sorted(letters)), *sorted(words - letters)]
+    return {piece: number for number, piece in enumerate([*special, *pieces])}
+
+
+def make_tokenizer(folder: Path) -> int:
+    """Write a small WordPiece tokenizer into ``folder``; return its vocabulary size."""
+    tokenizer = Tokenizer(models.WordPiece(vocabulary(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = LETTERS, PIECES
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
