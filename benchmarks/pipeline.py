@@ -1,6 +1,6 @@
 """Batch tagging against what one would write without it: from a JSONL file of traces to a JSONL file of results.
 
-    python benchmarks/pipeline.py --write benchmarks/README.md       # 1 and 2 threads
+    python benchmarks/pipeline.py --write benchmarks/README.md       # on two cores about 3 minutes
     python benchmarks/pipeline.py --traces 8 --rival-traces 1 --repeats 1 --threads 1    # only to see that it works
 
 Ours is the engine of ``cot-probe tag`` (:func:`cot_probe.batch.run_batch`), as it comes and in bfloat16. The
@@ -265,14 +265,14 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=None, help="default: the shipped one")
     parser.add_argument("--base", type=Path, default=BASE, help="the encoder of the first rival, and its tokenizer")
-    parser.add_argument("--threads", type=numbers, default=[1, 2])
-    parser.add_argument("--traces", type=int, default=120)
-    parser.add_argument("--rival-traces", type=int, default=12, help="so many of them for the rivals")
+    parser.add_argument("--threads", type=numbers, default=[2])
+    parser.add_argument("--traces", type=int, default=18)
+    parser.add_argument("--rival-traces", type=int, default=5, help="so many of them for the rivals")
     parser.add_argument("--trace-words", type=numbers, default=[50, 150, 300, 500, 1000, 2000], help="lengths, in turn")
     parser.add_argument("--before", type=int, default=3, help="sentences before the scored one that the rivals see")
     parser.add_argument("--after", type=int, default=2, help="and after it")
     parser.add_argument("--rival-dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, default=None, help="put the table into this page, between its marks")
     parser.add_argument("--measure", type=int, default=None, help=argparse.SUPPRESS)
