@@ -94,6 +94,26 @@ def test_the_chain_is_deterministic_and_ends_in_a_checkpoint_that_tags(prepared:
     assert load_tagger(checkpoint).tag("I stop here. Then I report.").readable
 
 
+def test_the_strength_of_the_adapter_is_the_one_that_is_best_on_dev(prepared: tuple[Path, Path, Path]) -> None:
+    root, _, annotations = prepared
+    trained, scores = train(prepared, "scaled"), {}
+    for strengths in ("1,0.5,0", "1", "0.5", "0"):
+        out = root / f"probe-{strengths}"
+        printed = run("calibrate.py", "--run", trained, "--out", out, "--annotations", annotations, "--name", "probe",
+                      "--adapter-scales", strengths)  # fmt: skip
+        if "," in strengths:
+            scores = {
+                float(by): float(score) for by, score in re.findall(r"adapter at (\S+): dev score (\S+)", printed)
+            }
+    assert set(scores) == {1.0, 0.5, 0.0}
+    best = max(scores, key=lambda by: scores[by])
+    config = {by: json.loads((root / f"probe-{by:g}" / "config.json").read_text()) for by in scores}
+    assert config[0.5]["lora_alpha"] == config[1.0]["lora_alpha"] / 2 and config[0.0]["lora_alpha"] == 0
+    assert json.loads((root / "probe-1,0.5,0" / "config.json").read_text()) == config[best]
+    fitted = [(root / name / "calibration.json").read_text() for name in (f"probe-{best:g}", "probe-1,0.5,0")]
+    assert fitted[0] == fitted[1]
+
+
 def test_killed_and_resumed_training_ends_with_the_same_weights(prepared: tuple[Path, Path, Path]) -> None:
     root, base, _ = prepared
     whole = train(prepared, "whole")

@@ -1,17 +1,23 @@
 """A trained run to a checkpoint: fit calibration and thresholds on dev, write the folder.
 
     python training/calibrate.py --run runs/release --out checkpoints/probe-minilm
+    python training/calibrate.py --run runs/release --out checkpoints/probe-minilm --adapter-scales 1,0.85,0.7
 
 Calibration and thresholds are fitted on the dev split, with ``--real`` also on the real traces
 of a file in annotations/real that are marked dev; never on test or on the real dev file, which
 is for evaluation. Their list joins that of the training traces in ``trained_on.jsonl``, where the
 run has one. Sentence thresholds are set at a tenth
 of the stated trace false-positive rate: a trace has many sentences.
+
+``--adapter-scales`` tries the adapter at several strengths, from the base (0) to the trained one (1), and keeps the
+one with the best mean average precision on the same traces: weights between those before and after fine-tuning
+often read unfamiliar text better (Wortsman et al. 2022, arXiv 2109.01903).
 """
 
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +45,7 @@ from cot_probe.familiarity import Familiarity, fit_familiarity
 from cot_probe.legible import legible
 from cot_probe.monitorability.contamination import TRAINED_ON, read_training, training_lines
 from cot_probe.monitorability.label_figures import tag_labels
+from cot_probe.monitorability.metrics import average_precision
 from cot_probe.monitorability.suite import text_hash
 from cot_probe.recalibrate import shortages
 from cot_probe.tagger import Tagger
@@ -136,6 +143,40 @@ def familiar(records: Sequence[AnnotatedTrace], tokenizer: BaseTokenizer) -> Fam
     return fit_familiarity(english, known)
 
 
+def dev_score(tagger: Tagger, records: list[AnnotatedTrace]) -> float:
+    """Mean average precision over the labels that occur, of sentences and of tags."""
+    sentence_logits, sentence_labels, trace_logits, trace_labels = logits_and_labels(tagger, records)
+    columns = [
+        (logits[:, at], labels[:, at])
+        for logits, labels in ((sentence_logits, sentence_labels), (trace_logits, trace_labels))
+        for at in range(labels.shape[1])
+        if labels[:, at].any()
+    ]
+    return float(np.mean([average_precision(logits, labels, np.ones(len(labels))) for logits, labels in columns]))
+
+
+def scale_adapter(encoder: Encoder, by: float) -> None:
+    """Set the strength of the trained adapter: 0 is the base alone, 1 as trained."""
+    for module in encoder.body.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale("default", by)
+
+
+def chosen_scale(tagger: Tagger, records: list[AnnotatedTrace], scales: Sequence[float]) -> float:
+    """The strength of the adapter with the best dev score; the encoder is left at it."""
+    if len(scales) == 1:
+        best = scales[0]
+    else:
+        scores = {}
+        for by in scales:
+            scale_adapter(tagger.checkpoint.encoder, by)
+            scores[by] = dev_score(tagger, records)
+            print(f"adapter at {by:g}: dev score {scores[by]:.6f}", flush=True)
+        best = max(scales, key=lambda by: scores[by])
+    scale_adapter(tagger.checkpoint.encoder, best)
+    return best
+
+
 def taxonomy_of(run: Path, annotations: Path) -> Taxonomy:
     """The taxonomy that a run was trained with; the annotations must be of the same."""
     trained = own_taxonomy(run) or TAXONOMY
@@ -168,6 +209,7 @@ def main() -> None:
         "--real", action="append", default=[], help="also calibrate on dev traces of annotations/real/…"
     )
     parser.add_argument("--text-dir", type=Path, default=None)
+    parser.add_argument("--adapter-scales", default="1", help="strengths of the adapter to choose from, with commas")
     args = parser.parse_args()
     settings = Settings(**json.loads((args.run / "history.json").read_text())["settings"])
     taxonomy = taxonomy_of(args.run, args.annotations)
@@ -198,12 +240,14 @@ def main() -> None:
         if record.split in {"train", "dev"}
     ]
     records = load_split(args.annotations, "dev") + [record for record in real if record.split == "dev"]
-    calibration = fit(Tagger(checkpoint, point=blank.points[0]), records)
+    tagger = Tagger(checkpoint, point=blank.points[0])
+    scale_by = chosen_scale(tagger, records, [float(part) for part in args.adapter_scales.split(",")])
+    calibration = fit(tagger, records)
     reference = familiar([*load_split(args.annotations, "train"), *real], checkpoint.tokenizer)
     extra = {"history.json": (args.run / "history.json").read_text()} | trained_on(args.run, records)
     digest = save_checkpoint(
         args.out,
-        config=config,
+        config=replace(config, lora_alpha=config.lora_alpha * scale_by),
         adapter=adapter,
         heads=heads,
         calibration=calibration,
