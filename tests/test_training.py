@@ -146,6 +146,19 @@ def test_adapting_learns_to_fill_in_words_and_training_starts_from_it(prepared: 
     assert any((a[name] != b[name]).any() for name in a if "lora_B" in name)
 
 
+def test_training_goes_on_from_a_checkpoint(prepared: tuple[Path, Path, Path]) -> None:
+    root, _, annotations = prepared
+    first = train(prepared, "before")
+    checkpoint = root / "probe-before"
+    run("calibrate.py", "--run", first, "--out", checkpoint, "--annotations", annotations)
+    still = ("--begun", str(checkpoint), "--learning-rate", "0", "--head-rate", "0")
+    a, b = load_file(first / "best.safetensors"), load_file(train(prepared, "still", *still) / "best.safetensors")
+    assert set(a) == set(b)
+    assert all((b[name] == (a[name].half().float() if "lora_" in name else a[name])).all() for name in a)
+    moved = load_file(train(prepared, "moved", "--begun", str(checkpoint)) / "best.safetensors")
+    assert any((moved[name] != b[name]).any() for name in b)
+
+
 ROWS = st.integers(1, 30).flatmap(
     lambda n: st.fixed_dictionaries(
         {

@@ -11,6 +11,7 @@ class Settings:
     """Everything that a run depends on; written beside its weights.
 
     ``adapted`` is a file of adapter matrices to start from (adapt.py), empty for fresh ones.
+    ``begun`` is a checkpoint whose adapter and heads the training goes on from, empty for fresh ones.
     ``lengthen`` is the share of traces that the trace head also sees in long company (lengthen.py).
     ``average`` is the share that a running average of the weights keeps at each step (Polyak and
     Juditsky 1992; 0: none); with one, the averaged weights are what is measured and saved.
@@ -42,6 +43,7 @@ class Settings:
     mask: float = 0.05
     stretch: int = 30
     adapted: str = ""
+    begun: str = ""
     average: float = 0.0
     lengthen: float = 0.0
 

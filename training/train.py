@@ -34,6 +34,7 @@ from augment import Example, Fillers, augmented, plain
 from batches import Targets, make_batch
 from cot_probe.base import body_width, check_length, load_body, load_tokenizer, resolve_base, special_tokens
 from cot_probe.encoder import Encoder
+from cot_probe.manifest import verify
 from cot_probe.monitorability.contamination import TRAINED_ON
 from cot_probe.monitorability.metrics import average_precision
 from cot_probe.taxonomy import TAXONOMY, TAXONOMY_FILE, Taxonomy, own_taxonomy, write_taxonomy
@@ -222,8 +223,7 @@ def train(
     rows, dev = data["train"].to_list(), data["dev"].to_list()
     weights = tuple(weight.to(device) for weight in position_weights(rows, settings))
     encoder = build_encoder(settings, taxonomy)
-    if settings.adapted:
-        _start_from(encoder, Path(settings.adapted))
+    _begin(encoder, settings)
     adapters = [p for n, p in encoder.named_parameters() if "lora_" in n]
     heads = [p for n, p in encoder.named_parameters() if not n.startswith("body.")]
     optimizer = torch.optim.AdamW(
@@ -292,12 +292,32 @@ def train(
     return history
 
 
+def _begin(encoder: Encoder, settings: Settings) -> None:
+    """The weights that the settings say to start from, if any."""
+    if settings.adapted:
+        _start_from(encoder, Path(settings.adapted))
+    if settings.begun:
+        _go_on_from(encoder, Path(settings.begun))
+
+
 def _start_from(encoder: Encoder, weights: Path) -> None:
     """Load the adapter's matrices; every one must be there and fit."""
     found = load_file(weights)
     wanted = {name for name, _ in encoder.named_parameters() if "lora_" in name}
     if wanted != set(found):
         raise SystemExit(f"{weights} holds {len(found)} matrices, this adapter has {len(wanted)} others: adapt anew")
+    encoder.load_state_dict(found, strict=False)
+
+
+def _go_on_from(encoder: Encoder, checkpoint: Path) -> None:
+    """Load adapter and heads of a checkpoint; every one must be there and fit."""
+    verify(checkpoint)
+    adapter = load_file(checkpoint / "adapter.safetensors")
+    found = {f"body.{name}.default.weight": tensor.float() for name, tensor in adapter.items()}
+    found |= load_file(checkpoint / "heads.safetensors")
+    wanted = {name: tensor.shape for name, tensor in light_state(encoder).items()}
+    if wanted != {name: tensor.shape for name, tensor in found.items()}:
+        raise SystemExit(f"{checkpoint} has other matrices than these settings: give those that it was trained with")
     encoder.load_state_dict(found, strict=False)
 
 
