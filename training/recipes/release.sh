@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# The release checkpoint, from the annotations to the model card. About an hour on two CPU cores.
+# A release checkpoint, from the annotations to the model card. About an hour and a half on two CPU cores.
 # REAL_DIR holds the texts of annotations/real (cot-probe annotations fetch makes it).
 # Another SEED shows how much of a figure is chance.
 #   REAL_DIR=/path/to/real/texts training/recipes/release.sh
+# BEGUN goes on from an earlier release instead of from fresh weights. The fourth release was made so, in half an
+# hour, from the third (the folder checkpoints/probe-minilm as it was in the commit before):
+#   BEGUN=/path/to/third EPOCHS=2 RATE=4e-4 HEAD_RATE=8e-4 REAL_DIR=… training/recipes/release.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 run=${RUN:-runs/release}
 out=${OUT:-checkpoints/probe-minilm}
 real=(${REAL_DIR:+--real pool --text-dir "$REAL_DIR"})
 python training/prepare.py --out "$run/data" "${real[@]}" ${REAL_DIR:+--real rest:200}
-python training/train.py --data "$run/data" --out "$run" --resume --bf16 --epochs 6 --seed "${SEED:-0}"
-python training/calibrate.py --run "$run" --out "$out" "${real[@]}"
+python training/train.py --data "$run/data" --out "$run" --resume --bf16 --seed "${SEED:-0}" --epochs "${EPOCHS:-6}" \
+  --learning-rate "${RATE:-5e-4}" --head-rate "${HEAD_RATE:-1e-3}" ${BEGUN:+--begun "$BEGUN"}
+python training/calibrate.py --run "$run" --out "$out" "${real[@]}" --adapter-scales 1,0.85,0.7
 python training/evaluate.py --checkpoint "$out" --write ${REAL_DIR:+--real-dir "$REAL_DIR"}
