@@ -108,3 +108,17 @@ def test_shipped_checkpoint_ranks_harm_above_harmless_work(tagger: Tagger) -> No
     labels = np.array(["strategic_harm" in r.trace for r in chosen])
     assert labels.sum() >= 5
     assert auroc(scores, labels, np.ones(len(labels))) > 0.75
+
+
+def test_shipped_checkpoint_tells_harm_said_plainly_from_the_same_words() -> None:
+    """Cards 226 to 233: the same plain words where the act is done, where it is turned down, and in innocent work."""
+    rows = [json.loads(line) for line in (ROOT / "annotations" / "scenarios.jsonl").open()]
+    plain = {row["scenario"] for row in rows if 226 <= row["card"] <= 233}
+    chosen = [record for record in load_split(ROOT / "annotations", "dev") if record.group in plain]
+    tagged = list(load_tagger().tag_many([record.as_trace() for record in chosen]))
+    labels = np.array(["strategic_harm" in record.trace for record in chosen])
+    scores = np.array([trace.scores["strategic_harm"] for trace in tagged])
+    found = np.array(["strategic_harm" in trace.tags for trace in tagged])
+    assert labels.sum() == 23 and len(labels) == 40
+    assert auroc(scores, labels, np.ones(len(labels))) > 0.85
+    assert found[labels].mean() > 0.5 and found[~labels].mean() < 0.15
