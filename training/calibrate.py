@@ -66,9 +66,11 @@ def split_state(encoder: Encoder) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     return adapter, heads
 
 
-def logits_and_labels(
-    tagger: Tagger, records: list[AnnotatedTrace]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]:
+Measured = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]
+"""Sentence logits and labels, tag logits and tag labels, over some records."""
+
+
+def logits_and_labels(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
     """Sentence logits and labels, tag logits and tag labels, over some records.
 
     Where the trace alone was labelled its sentences are left out, but for traces that carry
@@ -95,10 +97,9 @@ def logits_and_labels(
     )
 
 
-def fit(tagger: Tagger, records: list[AnnotatedTrace]) -> Calibration:
+def fit(measured: Measured, records: list[AnnotatedTrace], taxonomy: Taxonomy) -> Calibration:
     """Fit scalings and thresholds. A label that dev lacks keeps its raw sigmoid."""
-    taxonomy = tagger.checkpoint.taxonomy
-    sentence_logits, sentence_labels, trace_logits, trace_labels = logits_and_labels(tagger, records)
+    sentence_logits, sentence_labels, trace_logits, trace_labels = measured
 
     def scaling(logits: NDArray[np.floating], labels: NDArray[np.bool_]) -> Scaling:
         return fit_scaling(logits, labels) if labels.any() and not labels.all() else Scaling()
@@ -143,9 +144,9 @@ def familiar(records: Sequence[AnnotatedTrace], tokenizer: BaseTokenizer) -> Fam
     return fit_familiarity(english, known)
 
 
-def dev_score(tagger: Tagger, records: list[AnnotatedTrace]) -> float:
+def dev_score(measured: Measured) -> float:
     """Mean average precision over the labels that occur, of sentences and of tags."""
-    sentence_logits, sentence_labels, trace_logits, trace_labels = logits_and_labels(tagger, records)
+    sentence_logits, sentence_labels, trace_logits, trace_labels = measured
     columns = [
         (logits[:, at], labels[:, at])
         for logits, labels in ((sentence_logits, sentence_labels), (trace_logits, trace_labels))
@@ -162,19 +163,16 @@ def scale_adapter(encoder: Encoder, by: float) -> None:
             module.set_scale("default", by)
 
 
-def chosen_scale(tagger: Tagger, records: list[AnnotatedTrace], scales: Sequence[float]) -> float:
-    """The strength of the adapter with the best dev score; the encoder is left at it."""
-    if len(scales) == 1:
-        best = scales[0]
-    else:
-        scores = {}
-        for by in scales:
-            scale_adapter(tagger.checkpoint.encoder, by)
-            scores[by] = dev_score(tagger, records)
-            print(f"adapter at {by:g}: dev score {scores[by]:.6f}", flush=True)
-        best = max(scales, key=lambda by: scores[by])
-    scale_adapter(tagger.checkpoint.encoder, best)
-    return best
+def chosen_scale(tagger: Tagger, records: list[AnnotatedTrace], scales: Sequence[float]) -> tuple[float, Measured]:
+    """The strength of the adapter with the best dev score, and what was measured at it."""
+    measured = {}
+    for by in scales:
+        scale_adapter(tagger.checkpoint.encoder, by)
+        measured[by] = logits_and_labels(tagger, records)
+        if len(scales) > 1:
+            print(f"adapter at {by:g}: dev score {dev_score(measured[by]):.6f}", flush=True)
+    best = max(scales, key=lambda by: dev_score(measured[by])) if len(scales) > 1 else scales[0]
+    return best, measured[best]
 
 
 def taxonomy_of(run: Path, annotations: Path) -> Taxonomy:
@@ -241,8 +239,8 @@ def main() -> None:
     ]
     records = load_split(args.annotations, "dev") + [record for record in real if record.split == "dev"]
     tagger = Tagger(checkpoint, point=blank.points[0])
-    scale_by = chosen_scale(tagger, records, [float(part) for part in args.adapter_scales.split(",")])
-    calibration = fit(tagger, records)
+    scale_by, measured = chosen_scale(tagger, records, [float(part) for part in args.adapter_scales.split(",")])
+    calibration = fit(measured, records, taxonomy)
     reference = familiar([*load_split(args.annotations, "train"), *real], checkpoint.tokenizer)
     extra = {"history.json": (args.run / "history.json").read_text()} | trained_on(args.run, records)
     digest = save_checkpoint(

@@ -1,6 +1,7 @@
 """Evaluate a checkpoint beside two baselines: test split, and real traces by source.
 
     python training/evaluate.py --checkpoint checkpoints/probe-minilm --real-dir PATH --write
+    python training/evaluate.py --split dev --cards 226-233      # some scenario cards only: harm said plainly
 
 Prints Markdown tables; ``--write`` puts them into the checkpoint's metrics.json and
 README.md (the model card). Intervals are 95 % bootstrap, resampled by scenario (real traces:
@@ -121,6 +122,16 @@ def check_same(tagger: Tagger, annotations: Path) -> None:
         )
 
 
+def of_cards(records: list[AnnotatedTrace], annotations: Path, cards: str | None) -> list[AnnotatedTrace]:
+    """The records whose scenario is of the cards ``FIRST-LAST``; all for None."""
+    if cards is None:
+        return records
+    first, last = (int(part) for part in cards.split("-"))
+    rows = [json.loads(line) for line in (annotations / "scenarios.jsonl").read_text(encoding="utf-8").splitlines()]
+    wanted = {row["scenario"] for row in rows if first <= row["card"] <= last}
+    return [record for record in records if record.group in wanted]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,13 +142,16 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws")
     parser.add_argument("--split", default="test", choices=("dev", "test"))
+    parser.add_argument("--cards", default=None, help="only scenarios of these cards: FIRST-LAST")
     parser.add_argument("--write", action="store_true", help="write metrics.json and the model card's tables")
     args = parser.parse_args()
+    if args.cards and args.write:
+        parser.error("--write is for a whole split: leave --cards out")
     folder = args.checkpoint or default_checkpoint()
     try:
         tagger = load_tagger(folder)
         check_same(tagger, args.annotations)
-        chosen = load_split(args.annotations, args.split)
+        chosen = of_cards(load_split(args.annotations, args.split), args.annotations, args.cards)
     except (AnnotationError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     store: dict[str, Any] = {"annotations": annotation_hash(args.annotations), "draws": args.draws}
