@@ -8,7 +8,7 @@ instructions, label matrices; the taxonomy of their columns beside it, and in ``
 scenario and SHA-256 of the text of every trace. An annotations folder
 with a ``taxonomy.json`` of its own is checked first. With ``--real FILE --text-dir DIR`` real traces that
 ``annotations/real/FILE.jsonl`` labels by reference join the training split; ``--real FILE:N``
-takes N of them, chosen by their hash.
+takes N of them, chosen by their hash. With ``--passages`` so do the passages set into real traces.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from cot_probe.annotations import (
     AnnotationError,
     check,
     label_matrix,
+    load_passages,
     load_real,
     load_split,
     taxonomy_in,
@@ -68,6 +69,7 @@ def prepare(
     base: str,
     layout: WindowLayout,
     real: Sequence[str] = (),
+    passages: bool = False,
     text_dir: Path | None = None,
     limit: int | None = None,
 ) -> DatasetDict:
@@ -87,6 +89,10 @@ def prepare(
         usable = usable[: int(share) if share else None]
         print(f"{name}: {len(usable)} real traces with text at hand join the training split")
         parts["train"] += usable
+    if passages:
+        composed = load_passages(annotations, text_dir=text_dir, require_text=True)
+        print(f"{len(composed)} traces with a passage set in join the training split")
+        parts["train"] += composed
     data = DatasetDict(
         {name: Dataset.from_list([features(r, ids_of, layout) for r in records]) for name, records in parts.items()}
     )
@@ -128,6 +134,7 @@ def main() -> None:
     parser.add_argument(
         "--real", action="append", default=[], help="files of annotations/real to train on: NAME or NAME:N"
     )
+    parser.add_argument("--passages", action="store_true", help="train on annotations/passages.jsonl too")
     parser.add_argument("--text-dir", type=Path, default=None, help="folder with the texts of the real traces")
     parser.add_argument("--limit", type=int, default=None, help="first so many traces of each split only")
     args = parser.parse_args()
@@ -140,6 +147,7 @@ def main() -> None:
             base=base,
             layout=layout,
             real=args.real,
+            passages=args.passages,
             text_dir=args.text_dir,
             limit=args.limit,
         )

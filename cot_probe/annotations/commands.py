@@ -7,11 +7,11 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
+from cot_probe.annotations.checks import check
 from cot_probe.annotations.records import (
     SPLITS,
     AnnotatedTrace,
     AnnotationError,
-    check,
     load_real,
     load_split,
     taxonomy_in,

@@ -1,4 +1,4 @@
-"""Records of the annotation set: loading and validation.
+"""Records of the annotation set: parsing and loading.
 
 One JSONL record a trace; ``annotations/README.md`` explains every field on a real one.
 Spans are half-open character ranges of ``text``. ``sentences`` and ``trace`` hold the labels
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cot_probe.sentences import Sentence, split
-from cot_probe.taxonomy import STANCES, TAXONOMY, TAXONOMY_FILE, Taxonomy, TaxonomyError, own_taxonomy
+from cot_probe.taxonomy import TAXONOMY, Taxonomy, TaxonomyError, own_taxonomy
 from cot_probe.transcripts import Trace
 from cot_probe.transcripts.trace import trace_of
 
@@ -88,18 +88,6 @@ class AnnotatedTrace:
         return trace_of(self.text, id=self.id, context=self.context)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """A fault in an annotation file, with its line (1-based)."""
-
-    path: str
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}"
-
-
 def load_split(folder: Path, name: str) -> list[AnnotatedTrace]:
     """Load one split of the written traces.
 
@@ -123,7 +111,7 @@ def load_real(
             records have no text.
         require_text: leave out records whose text was not found.
     """
-    texts = _texts_by_hash(text_dir) if text_dir is not None else {}
+    texts = texts_by_hash(text_dir) if text_dir is not None else {}
     out = []
     for _, record in _records(folder / "real" / f"{name}.jsonl", taxonomy_in(folder), texts=texts):
         if record.text or not require_text:
@@ -178,64 +166,6 @@ def _matrix(
 def trace_vector(labels: frozenset[str], taxonomy: Taxonomy = TAXONOMY) -> NDArray[np.bool_]:
     """Trace labels as ``(n_labels,)`` bool."""
     return np.array([label in labels for label in taxonomy.labels])
-
-
-def check(folder: Path) -> list[Problem]:
-    """Validate all annotation files of a folder; an empty list means that all is well."""
-    try:
-        own = taxonomy_in(folder)
-    except AnnotationError as error:
-        return [Problem(path=str(folder / TAXONOMY_FILE), line=0, reason=str(error).split(": ", 1)[-1])]
-    problems: list[Problem] = []
-    homes: dict[str, str] = {}
-    texts: dict[str, str] = {}
-    ids: set[str] = set()
-    files = [(folder / "data" / f"{name}.jsonl", name) for name in SPLITS]
-    files += [(path, path.stem) for path in sorted((folder / "real").glob("*.jsonl"))]
-    for path, name in files:
-        if own is not None and name == "test" and not path.is_file():
-            continue
-        if not path.is_file():
-            problems.append(Problem(path=str(path), line=0, reason="missing"))
-            continue
-        for line, raw in _lines(path):
-            try:
-                record = parse_record(raw, str(path), line, own=own)
-            except AnnotationError as error:
-                problems.append(Problem(path=str(path), line=line, reason=str(error).split(": ", 1)[-1]))
-                continue
-            problems += [Problem(path=str(path), line=line, reason=why) for why in _faults(record, name, homes, ids)]
-            if own is not None:
-                problems += [Problem(path=str(path), line=line, reason=why) for why in _own_faults(record, texts)]
-    return problems
-
-
-def _own_faults(record: AnnotatedTrace, texts: dict[str, str]) -> Iterator[str]:
-    """A text in two splits: in own folders, where scenarios are often left out, nothing else shows it."""
-    home = texts.setdefault(record.text, record.split)
-    if home != record.split:
-        yield f"the same text is also in split {home!r}: keep it in one, or dev says nothing about new traces"
-
-
-def _faults(record: AnnotatedTrace, split_name: str, homes: dict[str, str], ids: set[str]) -> Iterator[str]:
-    if record.id in ids:
-        yield f"id {record.id!r} stands twice"
-    ids.add(record.id)
-    if not record.source and record.split != split_name:
-        yield f"split is {record.split!r}, the file is {split_name!r}"
-    home = homes.setdefault(record.group, record.split)
-    # Real traces of an evaluated question may be dev in one file and test in another, never train.
-    if home != record.split and (not record.source or "train" in {home, record.split}):
-        yield f"scenario {record.group!r} is also in split {home!r}: a scenario stays in one split"
-    if not record.sentences_known:
-        return
-    covered = {label for span in record.sentences for label in span.labels}
-    for label in STANCES if record.taxonomy == TAXONOMY else ():
-        if (label in covered) != (label in record.trace):
-            yield f"trace label {label} is {label in record.trace}, but its sentences say {label in covered}"
-    for label in sorted(record.trace - covered):
-        remedy = "" if record.taxonomy == TAXONOMY else ": label one, or leave `sentences` out of the record"
-        yield f"trace label {label} without a sentence that carries it{remedy}"
 
 
 def parse_record(raw: bytes | str, path: str, line: int, *, own: Taxonomy | None = None) -> AnnotatedTrace:
@@ -345,7 +275,7 @@ def _records(
     if not path.is_file():
         remedy = "give the annotations folder of a clone" if own is None else "write it, one record a line"
         raise AnnotationError(f"{path} does not exist: {remedy}")
-    for line, raw in _lines(path):
+    for line, raw in lines_of(path):
         if texts is not None:
             stored = json.loads(raw)
             text = texts.get(stored.get("sha256", ""), "")
@@ -353,15 +283,16 @@ def _records(
         yield line, parse_record(raw, str(path), line, own=own)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | str]]:
+def lines_of(path: Path) -> Iterator[tuple[int, bytes | str]]:
+    """The lines of a file that are not blank, each with its number (1-based)."""
     with path.open("rb") as stream:
         for line, raw in enumerate(stream, start=1):
             if raw.strip():
                 yield line, raw
 
 
-def _texts_by_hash(folder: Path) -> dict[str, str]:
-    """Texts (and contexts) of the JSONL files of a folder by the SHA-256 of the text, checked."""
+def texts_by_hash(folder: Path) -> dict[str, str]:
+    """Texts (and contexts, under ``context:`` and the hash) of the JSONL files of a folder by the SHA-256 of the text, checked."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as stream:
