@@ -69,7 +69,7 @@ def test_without_the_base_there_is_no_text(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"base": "pool-2"}, "base 'pool-2' is not marked train in pool or rest"),
+        ({"base": "pool-2"}, "base 'pool-2' is not marked train or dev"),
         ({"edits": []}, "no edits"),
         ({"edits": [{"start": 3, "text": "x"}]}, "KeyError"),
         ({"trace": ["boredom"]}, "boredom"),
@@ -84,8 +84,8 @@ def test_check_names_the_line_of_a_faulty_passage(folder: Path, changes: dict[st
 
 
 def test_a_base_kept_for_evaluation_is_refused(folder: Path) -> None:
-    (folder / "real" / "pool.jsonl").write_text(json.dumps(REAL | {"split": "dev"}) + "\n")
-    with pytest.raises(AnnotationError, match="training traces only"):
+    (folder / "real" / "pool.jsonl").write_text(json.dumps(REAL | {"split": "test"}) + "\n")
+    with pytest.raises(AnnotationError, match="training and calibration only"):
         load_passages(folder)
 
 

@@ -90,7 +90,8 @@ def prepare(
         print(f"{name}: {len(usable)} real traces with text at hand join the training split")
         parts["train"] += usable
     if passages:
-        composed = load_passages(annotations, text_dir=text_dir, require_text=True)
+        every = load_passages(annotations, text_dir=text_dir, require_text=True)
+        composed = [record for record in every if record.split == "train"]
         print(f"{len(composed)} traces with a passage set in join the training split")
         parts["train"] += composed
     data = DatasetDict(

@@ -17,7 +17,7 @@ from cot_probe.annotations.records import AnnotatedTrace, AnnotationError, lines
 
 PASSAGES: Final = "passages.jsonl"
 BASES: Final = ("pool", "rest")
-"""The files of ``annotations/real`` whose training traces may be bases. Those of dev are for evaluation only."""
+"""The files of ``annotations/real`` whose traces may be bases: those of ``dev`` are for evaluation only."""
 PHENOMENON: Final = "passage in a real trace"
 
 
@@ -46,7 +46,7 @@ def composed(base: str, edits: Sequence[Edit]) -> str:
 
 
 def load_passages(folder: Path, *, text_dir: Path | None = None, require_text: bool = False) -> list[AnnotatedTrace]:
-    """Load the composed traces, all of them for training.
+    """Load the composed traces, for training and calibration.
 
     Args:
         folder: the annotations folder.
@@ -55,7 +55,7 @@ def load_passages(folder: Path, *, text_dir: Path | None = None, require_text: b
         require_text: leave out records whose base was not found.
 
     Returns:
-        Records with the base's scenario (so both stay in one split) and its repository as ``source``.
+        Records with the base's scenario and split, and its repository as ``source``.
 
     Raises:
         AnnotationError: with file and line, at the first record that breaks the format.
@@ -88,10 +88,10 @@ def read_passage(
         base = bases.get(record["base"], {})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise AnnotationError(f"{where}: no passage ({error!r}): expected an object with base and edits") from None
-    if base.get("split") != "train":
+    if base.get("split") not in {"train", "dev"}:
         raise AnnotationError(
-            f"{where}: base {record['base']!r} is not marked train in {' or '.join(BASES)} of annotations/real: "
-            "passages go into training traces only"
+            f"{where}: base {record['base']!r} is not marked train or dev in {' or '.join(BASES)} of annotations/real: "
+            "passages go into traces for training and calibration only"
         )
     if not edits:
         raise AnnotationError(f"{where}: no edits: a passage has at least one")
