@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cot_probe.base import body_width, check_length, load_body, load_tokenizer, resolve_base, shipped_folders
 from cot_probe.calibration import Calibration, calibration_from_json, calibration_to_json
-from cot_probe.encoder import Encoder, keep_float32
+from cot_probe.encoder import Encoder, LengthCorrection, keep_float32
 from cot_probe.familiarity import Familiarity, familiarity_from_json, familiarity_to_json
 from cot_probe.first_stage import ABOUT_FILE, WEIGHTS_FILE
 from cot_probe.manifest import MANIFEST, read_json, verify, write_json, write_manifest
@@ -39,6 +39,7 @@ class EncoderConfig:
 
     ``base`` is a folder name beside the checkpoint, a path, or a Hugging Face name that is
     already in the local cache. ``layers`` are the hidden states that sentences are pooled from.
+    Without ``length`` nothing is taken off the logits of long traces.
     """
 
     name: str
@@ -48,6 +49,7 @@ class EncoderConfig:
     hidden: int = 192
     lora_rank: int = 0
     lora_alpha: float = 0.0
+    length: LengthCorrection | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +101,9 @@ def load_checkpoint(path: str | Path | None = None, *, device: str = "cpu") -> C
     digest = verify(folder)
     raw = read_json(folder / "config.json")
     taxonomy = _taxonomy(raw, folder)
-    layout = WindowLayout(**raw["layout"])
-    known = {field.name for field in dataclasses.fields(EncoderConfig)} - {"layout"}
-    config = EncoderConfig(layout=layout, **({key: raw[key] for key in known} | {"layers": tuple(raw["layers"])}))
+    config = _config(raw)
     base = resolve_base(config.base, beside=folder)
-    check_length(base, layout)
+    check_length(base, config.layout)
     encoder = Encoder(
         load_body(base),
         width=body_width(base),
@@ -117,6 +117,7 @@ def load_checkpoint(path: str | Path | None = None, *, device: str = "cpu") -> C
     keep_float32(encoder.body)
     heads = load_file(folder / "heads.safetensors")
     _fill_heads(encoder, heads, folder)
+    encoder.trace_head.length = config.length
     calibration = _load_calibration(folder, taxonomy)
     return Checkpoint(
         config=config,
@@ -278,6 +279,17 @@ def _fill_heads(encoder: Encoder, heads: Mapping[str, Tensor], folder: Path) -> 
             f"{folder}: heads.safetensors has other tensors than this version's heads for its taxonomy: retrain"
         )
     encoder.load_state_dict({name: tensor.float() for name, tensor in heads.items()}, strict=False)
+
+
+def _config(raw: Mapping[str, Any]) -> EncoderConfig:
+    plain = {field.name for field in dataclasses.fields(EncoderConfig)} - {"layout", "layers", "length"}
+    length = raw.get("length")
+    return EncoderConfig(
+        layout=WindowLayout(**raw["layout"]),
+        layers=tuple(raw["layers"]),
+        length=LengthCorrection(typical=length["typical"], slopes=tuple(length["slopes"])) if length else None,
+        **{name: raw[name] for name in plain},
+    )
 
 
 def _taxonomy(raw: Mapping[str, Any], folder: Path) -> Taxonomy:

@@ -167,13 +167,31 @@ class SentenceHead(nn.Module):
         return self.labels(hidden), self.kinds(hidden)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthCorrection:
+    """What a long trace's logits are lowered by: the strongest of many harmless sentences is strong.
+
+    From a trace of ``n`` sentences, more than ``typical``, ``slopes[label] * log(n / typical)`` is taken off. It is
+    fitted on innocent traces (``training/long_traces.py``) so that as many of the long ones reach a
+    threshold as of the short ones.
+    """
+
+    typical: float
+    slopes: tuple[float, ...]
+
+    def shift(self, n_sentences: int) -> NDArray[np.float32]:
+        """What to take off, ``(n_labels,)``."""
+        return np.float32(max(0.0, np.log(max(1, n_sentences) / self.typical))) * np.array(self.slopes, np.float32)
+
+
 class TraceHead(nn.Module):
     """All sentences of one trace to its label logits.
 
     Rule: for each label, attention over the sentences (a learned query plus the sentence's
     own logit) pools their vectors; to this comes a linear reading of the strongest logits of
     every label, over the whole trace and over its last third. So a strong ``harm_rejected``
-    can pull ``strategic_harm`` down, and what stands at the end can count for more.
+    can pull ``strategic_harm`` down, and what stands at the end can count for more. ``length``,
+    fitted after training, takes off what mere length adds.
     """
 
     def __init__(self, width: int, *, hidden: int, dropout: float, n_labels: int = _N_LABELS) -> None:
@@ -184,6 +202,7 @@ class TraceHead(nn.Module):
         self.values = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU())
         self.read = nn.Parameter(torch.zeros(n_labels, hidden))
         self.strongest = nn.Linear(3 * n_labels, n_labels)
+        self.length: LengthCorrection | None = None
         with torch.no_grad():
             self.strongest.weight.zero_()
             self.strongest.weight[:, :n_labels] = 0.5 * torch.eye(n_labels)
@@ -205,7 +224,7 @@ class TraceHead(nn.Module):
             [logits.max(dim=0).values, logits.topk(top, dim=0).values.mean(dim=0), late.max(dim=0).values]
         )
         out: Tensor = (pooled * self.read).sum(dim=1) + self.strongest(features)
-        return out
+        return out if self.length is None else out - torch.from_numpy(self.length.shift(len(logits))).to(out.device)
 
 
 class Encoder(nn.Module):

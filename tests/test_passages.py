@@ -28,7 +28,10 @@ PASSAGE = {
     "id": "pool-1-a",
     "base": "pool-1",
     "language": "en",
-    "edits": [{"start": 16, "end": 16, "text": " I skip it."}, {"start": 32, "end": 45, "text": " I say that all passed."}],
+    "edits": [
+        {"start": 16, "end": 16, "text": " I skip it."},
+        {"start": 32, "end": 45, "text": " I say that all passed."},
+    ],
     "context": "Never skip a test.",
     "sentences": [{"start": 44, "end": 66, "labels": ["strategic_harm"], "kind": "deception"}],
     "trace": ["strategic_harm"],

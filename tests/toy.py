@@ -17,7 +17,7 @@ from transformers import (
 from cot_probe.base import load_body
 from cot_probe.calibration import Calibration, OperatingPoint, Scaling
 from cot_probe.checkpoint import EncoderConfig, save_checkpoint
-from cot_probe.encoder import Encoder
+from cot_probe.encoder import Encoder, LengthCorrection
 from cot_probe.taxonomy import TAXONOMY, Taxonomy
 from cot_probe.windows import WindowLayout
 
@@ -124,7 +124,14 @@ def make_checkpoint(
     folder = root / f"probe-{kind}"
     save_checkpoint(
         folder,
-        config=EncoderConfig(name=folder.name, base=base.name, layout=layout, layers=(1, 2), hidden=16),
+        config=EncoderConfig(
+            name=folder.name,
+            base=base.name,
+            layout=layout,
+            layers=(1, 2),
+            hidden=16,
+            length=LengthCorrection(typical=3, slopes=(0.2,) * len(taxonomy.labels)),
+        ),
         adapter={},
         heads=heads,
         calibration=calibration,

@@ -11,13 +11,14 @@ of the stated trace false-positive rate: a trace has many sentences.
 
 ``--adapter-scales`` tries the adapter at several strengths, from the base (0) to the trained one (1), and keeps the
 one with the best mean average precision on the same traces: weights between those before and after fine-tuning
-often read unfamiliar text better (Wortsman et al. 2022, arXiv 2109.01903).
+often read unfamiliar text better (Wortsman et al. 2022, arXiv 2109.01903). What is taken off the trace logits of
+long traces (long_traces.py) is fitted on the innocent ones among the same traces.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ from cot_probe.calibration import (
     threshold_at,
 )
 from cot_probe.checkpoint import Checkpoint, EncoderConfig, save_checkpoint
-from cot_probe.encoder import Encoder
+from cot_probe.encoder import Encoder, LengthCorrection
 from cot_probe.familiarity import Familiarity, fit_familiarity
 from cot_probe.legible import legible
 from cot_probe.monitorability.contamination import TRAINED_ON, read_training, training_lines
@@ -51,6 +52,7 @@ from cot_probe.recalibrate import shortages
 from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, own_taxonomy
 from cot_probe.tokens import BaseTokenizer, known_words
+from long_traces import fit_length, innocent, parts_of
 from settings import Settings
 from train import light_state, load_trained
 
@@ -66,12 +68,32 @@ def split_state(encoder: Encoder) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     return adapter, heads
 
 
-Measured = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_]]
-"""Sentence logits and labels, tag logits and tag labels, over some records."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Logits beside what is right, over some records.
+
+    Attributes:
+        sentence_logits, sentence_labels: ``(n_sentences, n_labels)``.
+        trace_logits: ``(n_traces, n_labels)``, nothing taken off for length.
+        tag_labels: ``(n_traces, n_tags)``.
+        lengths: sentences of each trace.
+    """
+
+    sentence_logits: NDArray[np.float32]
+    sentence_labels: NDArray[np.bool_]
+    trace_logits: NDArray[np.float32]
+    tag_labels: NDArray[np.bool_]
+    lengths: Sequence[int]
+
+    def corrected(self, length: LengthCorrection | None) -> "Measured":
+        """With what a correction takes off the trace logits."""
+        if length is None:
+            return self
+        return replace(self, trace_logits=self.trace_logits - np.stack([length.shift(n) for n in self.lengths]))
 
 
-def logits_and_labels(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
-    """Sentence logits and labels, tag logits and tag labels, over some records.
+def measure(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
+    """Run the encoder over some records.
 
     Where the trace alone was labelled its sentences are left out, but for traces that carry
     nothing: none of their sentences does.
@@ -79,7 +101,7 @@ def logits_and_labels(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured
     taxonomy = tagger.checkpoint.taxonomy
     width = len(taxonomy.labels)
     sentence_logits, sentence_labels = [np.zeros((0, width), np.float32)], [np.zeros((0, width), np.bool_)]
-    trace_logits, trace_labels = [], []
+    trace_logits, wanted, lengths = [], [], []
     for at in range(0, len(records), 64):
         some = records[at : at + 64]
         sentences, logits = tagger.logits([record.as_trace() for record in some])
@@ -88,18 +110,21 @@ def logits_and_labels(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured
                 sentence_logits.append(raw.sentences)
                 sentence_labels.append(label_matrix(record, own)[0])
             trace_logits.append(raw.trace)
-            trace_labels.append(tag_labels(record))
-    return (
-        np.concatenate(sentence_logits),
-        np.concatenate(sentence_labels),
-        tag_logits(np.stack(trace_logits), taxonomy),
-        np.stack(trace_labels),
+            wanted.append(tag_labels(record))
+            lengths.append(len(own))
+    return Measured(
+        sentence_logits=np.concatenate(sentence_logits),
+        sentence_labels=np.concatenate(sentence_labels),
+        trace_logits=np.stack(trace_logits),
+        tag_labels=np.stack(wanted),
+        lengths=lengths,
     )
 
 
 def fit(measured: Measured, records: list[AnnotatedTrace], taxonomy: Taxonomy) -> Calibration:
     """Fit scalings and thresholds. A label that dev lacks keeps its raw sigmoid."""
-    sentence_logits, sentence_labels, trace_logits, trace_labels = measured
+    sentence_logits, sentence_labels = measured.sentence_logits, measured.sentence_labels
+    trace_logits, trace_labels = tag_logits(measured.trace_logits, taxonomy), measured.tag_labels
 
     def scaling(logits: NDArray[np.floating], labels: NDArray[np.bool_]) -> Scaling:
         return fit_scaling(logits, labels) if labels.any() and not labels.all() else Scaling()
@@ -144,12 +169,15 @@ def familiar(records: Sequence[AnnotatedTrace], tokenizer: BaseTokenizer) -> Fam
     return fit_familiarity(english, known)
 
 
-def dev_score(measured: Measured) -> float:
+def dev_score(measured: Measured, taxonomy: Taxonomy) -> float:
     """Mean average precision over the labels that occur, of sentences and of tags."""
-    sentence_logits, sentence_labels, trace_logits, trace_labels = measured
+    levels = (
+        (measured.sentence_logits, measured.sentence_labels),
+        (tag_logits(measured.trace_logits, taxonomy), measured.tag_labels),
+    )
     columns = [
         (logits[:, at], labels[:, at])
-        for logits, labels in ((sentence_logits, sentence_labels), (trace_logits, trace_labels))
+        for logits, labels in levels
         for at in range(labels.shape[1])
         if labels[:, at].any()
     ]
@@ -165,13 +193,15 @@ def scale_adapter(encoder: Encoder, by: float) -> None:
 
 def chosen_scale(tagger: Tagger, records: list[AnnotatedTrace], scales: Sequence[float]) -> tuple[float, Measured]:
     """The strength of the adapter with the best dev score, and what was measured at it."""
-    measured = {}
+    measured, score = {}, {}
     for by in scales:
         scale_adapter(tagger.checkpoint.encoder, by)
-        measured[by] = logits_and_labels(tagger, records)
+        measured[by] = measure(tagger, records)
         if len(scales) > 1:
-            print(f"adapter at {by:g}: dev score {dev_score(measured[by]):.6f}", flush=True)
-    best = max(scales, key=lambda by: dev_score(measured[by])) if len(scales) > 1 else scales[0]
+            score[by] = dev_score(measured[by], tagger.checkpoint.taxonomy)
+            print(f"adapter at {by:g}: dev score {score[by]:.6f}", flush=True)
+    best = max(score, key=lambda by: score[by]) if score else scales[0]
+    scale_adapter(tagger.checkpoint.encoder, best)
     return best, measured[best]
 
 
@@ -240,12 +270,16 @@ def main() -> None:
     records = load_split(args.annotations, "dev") + [record for record in real if record.split == "dev"]
     tagger = Tagger(checkpoint, point=blank.points[0])
     scale_by, measured = chosen_scale(tagger, records, [float(part) for part in args.adapter_scales.split(",")])
-    calibration = fit(measured, records, taxonomy)
+    length = fit_length(encoder, parts_of(tagger, innocent(records)))
+    if length is not None:
+        taken = ", ".join(f"{label} {slope:g}" for label, slope in zip(taxonomy.labels, length.slopes, strict=True))
+        print(f"taken off trace logits for each log of the length over {length.typical:g} sentences: {taken}")
+    calibration = fit(measured.corrected(length), records, taxonomy)
     reference = familiar([*load_split(args.annotations, "train"), *real], checkpoint.tokenizer)
     extra = {"history.json": (args.run / "history.json").read_text()} | trained_on(args.run, records)
     digest = save_checkpoint(
         args.out,
-        config=replace(config, lora_alpha=config.lora_alpha * scale_by),
+        config=replace(config, lora_alpha=config.lora_alpha * scale_by, length=length),
         adapter=adapter,
         heads=heads,
         calibration=calibration,
