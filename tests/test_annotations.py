@@ -138,7 +138,12 @@ def test_agreement_equals_other_peoples_code(rng: np.random.Generator) -> None:
 
 
 def test_agreement_and_counts_print() -> None:
-    for arguments in (["agreement", str(FOLDER)], ["agreement", "--real", "dev", str(FOLDER)], ["counts", str(FOLDER)]):
+    for arguments in (
+        ["agreement", str(FOLDER)],
+        ["agreement", "--real", "dev", str(FOLDER)],
+        ["agreement", "--passages", str(FOLDER)],
+        ["counts", str(FOLDER)],
+    ):
         result = CliRunner().invoke(app, ["annotations", *arguments])
         assert result.exit_code == 0, result.output
         assert "strategic_harm" in result.stdout

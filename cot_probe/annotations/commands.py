@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 
 from cot_probe.annotations.checks import check
+from cot_probe.annotations.passages import load_passages
 from cot_probe.annotations.records import (
     SPLITS,
     AnnotatedTrace,
@@ -42,6 +43,7 @@ def agreement(
     real: Annotated[
         str | None, typer.Option("--real", help="A file of annotations/real instead, by name: dev or pool.")
     ] = None,
+    passages: Annotated[bool, typer.Option("--passages", help="The passages in real traces instead.")] = False,
     split: Annotated[str | None, typer.Option(help="Only this split of the written traces.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
@@ -49,17 +51,23 @@ def agreement(
     from cot_probe.annotations.agreement import agreement_table
 
     _built_in(folder)
-    records = _written(folder, split) if real is None else _or_exit(lambda: load_real(folder, real))
+    if passages:
+        records = _or_exit(lambda: load_passages(folder))
+    else:
+        records = _written(folder, split) if real is None else _or_exit(lambda: load_real(folder, real))
     typer.echo(agreement_table(records, seed=seed))
 
 
 @app.command()
 def counts(folder: Folder = HERE) -> None:
     """Traces by split, label, combination, language, length, phenomenon and hard-negative type."""
-    from cot_probe.annotations.counts import counts_table
+    from cot_probe.annotations.counts import counts_table, passages_table
 
     _built_in(folder)
     typer.echo(_or_exit(lambda: counts_table(folder)))
+    passages = _or_exit(lambda: passages_table(folder))
+    if passages:
+        typer.echo(f"\n{passages}")
 
 
 @app.command()

@@ -1,10 +1,11 @@
-"""Counts of the written annotation set, as Markdown."""
+"""Counts of the annotation set, as Markdown: the written traces, and the passages in real ones."""
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from cot_probe.annotations.passages import load_passages
 from cot_probe.annotations.phenomena import HARD_NEGATIVES, PHENOMENA, of_hard_negative, of_phenomenon
 from cot_probe.annotations.records import SPLITS, AnnotatedTrace, load_split
 from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TRACE_LABELS
@@ -53,3 +54,25 @@ def named_hard_negatives(records: Sequence[AnnotatedTrace]) -> list[AnnotatedTra
     """Traces of any type of hard negatives, each once."""
     found = {r.id: r for name in HARD_NEGATIVES for r in of_hard_negative(records, name)}
     return list(found.values())
+
+
+def passages_table(folder: Path) -> str:
+    """Counts of the passages set into real traces, by split; empty where there are none."""
+    records = load_passages(folder)
+    if not records:
+        return ""
+    names = [name for name in SPLITS if any(record.split == name for record in records)]
+    lines = ["| passages in real traces | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+
+    def row(name: str, chosen: Sequence[AnnotatedTrace]) -> None:
+        by = Counter(record.split for record in chosen)
+        lines.append(f"| {name} | " + " | ".join(str(by[split]) for split in names) + " |")
+
+    row("traces", records)
+    row("scenarios", list({record.group: record for record in records}.values()))
+    row("public sources", list({(record.split, record.source): record for record in records}.values()))
+    row("read twice", [r for r in records if len(r.readings) > 1])
+    row("no label at all", [r for r in records if not r.trace and not r.sentences])
+    for label in TRACE_LABELS:
+        row(f"trace: {label}", [r for r in records if label in r.trace])
+    return "\n".join(lines)
