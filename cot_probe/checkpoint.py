@@ -9,6 +9,7 @@ code comes from a checkpoint.
 import dataclasses
 import filecmp
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ from cot_probe.taxonomy import TAXONOMY, Taxonomy, TaxonomyError, taxonomy_from_
 from cot_probe.tokens import BaseTokenizer
 from cot_probe.windows import WindowLayout
 
-FORMAT: Final = "cot_probe.checkpoint/1"
+FORMATS: Final = ("cot_probe.checkpoint/1", "cot_probe.checkpoint/2")
+"""With the second a correction for length is to be heeded, which readers of the first do not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ def load_checkpoint(path: str | Path | None = None, *, device: str = "cpu") -> C
     digest = verify(folder)
     raw = read_json(folder / "config.json")
     taxonomy = _taxonomy(raw, folder)
-    config = _config(raw)
+    config = _config(raw, folder, taxonomy)
     base = resolve_base(config.base, beside=folder)
     check_length(base, config.layout)
     encoder = Encoder(
@@ -185,7 +187,7 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     taxonomy = calibration.taxonomy
     about: dict[str, Any] = {
-        "format": FORMAT,
+        "format": FORMATS[config.length is not None],
         "taxonomy": taxonomy.version,
         "labels": list(taxonomy.labels),
         "kinds": list(taxonomy.kinds),
@@ -281,21 +283,42 @@ def _fill_heads(encoder: Encoder, heads: Mapping[str, Tensor], folder: Path) -> 
     encoder.load_state_dict({name: tensor.float() for name, tensor in heads.items()}, strict=False)
 
 
-def _config(raw: Mapping[str, Any]) -> EncoderConfig:
+def _config(raw: Mapping[str, Any], folder: Path, taxonomy: Taxonomy) -> EncoderConfig:
     plain = {field.name for field in dataclasses.fields(EncoderConfig)} - {"layout", "layers", "length"}
-    length = raw.get("length")
-    return EncoderConfig(
-        layout=WindowLayout(**raw["layout"]),
-        layers=tuple(raw["layers"]),
-        length=LengthCorrection(typical=length["typical"], slopes=tuple(length["slopes"])) if length else None,
-        **{name: raw[name] for name in plain},
-    )
+    try:
+        return EncoderConfig(
+            layout=WindowLayout(**raw["layout"]),
+            layers=tuple(raw["layers"]),
+            length=_length(raw.get("length"), len(taxonomy.labels)),
+            **{name: raw[name] for name in plain},
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error} is missing. Fetch the checkpoint again.") from None
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}. Fetch the checkpoint again.") from None
+
+
+def _length(raw: Mapping[str, Any] | None, n_labels: int) -> LengthCorrection | None:
+    """The correction in a config, checked.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is none.
+    """
+    if raw is None:
+        return None
+    typical, longest, slopes = float(raw["typical"]), float(raw["longest"]), tuple(map(float, raw["slopes"]))
+    if not 1 <= typical <= longest < math.inf or len(slopes) != n_labels or not all(0 <= x < math.inf for x in slopes):
+        raise ValueError(
+            f"length is {dict(raw)}, expected 1 <= typical <= longest and a slope of 0 or more for each of {n_labels} "
+            "labels"
+        )
+    return LengthCorrection(typical=typical, longest=longest, slopes=slopes)
 
 
 def _taxonomy(raw: Mapping[str, Any], folder: Path) -> Taxonomy:
     """The taxonomy that a config holds; without one, the built-in, if the config fits that."""
-    if raw.get("format") != FORMAT:
-        raise CheckpointError(f"{folder}: format is {raw.get('format')!r}, this version reads {FORMAT!r}")
+    if raw.get("format") not in FORMATS:
+        raise CheckpointError(f"{folder}: format is {raw.get('format')!r}, this version reads {' and '.join(FORMATS)}")
     if "own_taxonomy" in raw:
         try:
             return taxonomy_from_json(raw["own_taxonomy"], f"{folder / 'config.json'}, own_taxonomy")

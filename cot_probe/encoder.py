@@ -171,17 +171,20 @@ class SentenceHead(nn.Module):
 class LengthCorrection:
     """What a long trace's logits are lowered by: the strongest of many harmless sentences is strong.
 
-    From a trace of ``n`` sentences, more than ``typical``, ``slopes[label] * log(n / typical)`` is taken off. It is
-    fitted on innocent traces (``training/long_traces.py``) so that as many of the long ones reach a
-    threshold as of the short ones.
+    From a trace of ``n`` sentences, more than ``typical``, ``slopes[label] * log(n / typical)`` is taken off, as if it
+    had no more than ``longest``, beyond which nothing was fitted. It is fitted on innocent traces
+    (``training/long_traces.py``) so that about as many of the long ones reach a threshold as of the short ones. The
+    price: harmless text around a harmful passage lowers the trace's score (not those of its sentences).
     """
 
     typical: float
+    longest: float
     slopes: tuple[float, ...]
 
     def shift(self, n_sentences: int) -> NDArray[np.float32]:
         """What to take off, ``(n_labels,)``."""
-        return np.float32(max(0.0, np.log(max(1, n_sentences) / self.typical))) * np.array(self.slopes, np.float32)
+        n = min(max(n_sentences, self.typical), self.longest)
+        return np.float32(np.log(n / self.typical)) * np.array(self.slopes, np.float32)
 
 
 class TraceHead(nn.Module):

@@ -29,7 +29,7 @@ from cot_probe.windows import Window, renumbered
 
 if TYPE_CHECKING:
     from cot_probe.checkpoint import Checkpoint
-    from cot_probe.encoder import TraceLogits
+    from cot_probe.encoder import LengthCorrection, TraceLogits
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.int8]
@@ -37,7 +37,7 @@ Bytes = NDArray[np.int8]
 WEIGHTS_FILE: Final = "first_stage.safetensors"
 ABOUT_FILE: Final = "first_stage.json"
 FORMAT: Final = "cot_probe.first_stage/1"
-MADE_FOR: Final = ("adapter.safetensors", "calibration.json", "heads.safetensors")
+MADE_FOR: Final = ("adapter.safetensors", "calibration.json", "config.json", "heads.safetensors")
 """Files of the checkpoint that a stage is distilled from: it serves no others."""
 LONGEST: Final = 3
 """Runs of one token to so many have a weight."""
@@ -198,14 +198,21 @@ def reading_of(windows: Sequence[Window], kept: Sequence[bool], n_sentences: int
     return Reading(windows=left, read=read, n_sentences=n_sentences, passed=len(passed))
 
 
-def spread(stage: FirstStage, logits: "TraceLogits", reading: Reading) -> "TraceLogits":
-    """The logits of all sentences of a trace, from those of the sentences that were read."""
+def spread(
+    stage: FirstStage, logits: "TraceLogits", reading: Reading, length: "LengthCorrection | None"
+) -> "TraceLogits":
+    """The logits of all sentences of a trace, from those of the sentences that were read.
+
+    ``length`` has been applied for the sentences that were read alone; here it is for all of them.
+    """
     if not reading.passed:
         return logits
     sentences = np.tile(stage.empty_sentence, (reading.n_sentences, 1))
     kinds = np.tile(stage.empty_kinds, (reading.n_sentences, 1))
     sentences[reading.read], kinds[reading.read] = logits.sentences, logits.kinds
     trace = logits.trace if len(reading.windows) else stage.empty_trace
+    if length is not None and len(reading.windows):
+        trace = trace - length.shift(reading.n_sentences) + length.shift(len(reading.read))
     return dataclasses.replace(logits, sentences=sentences, kinds=kinds, trace=trace)
 
 

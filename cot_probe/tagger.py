@@ -206,7 +206,8 @@ class Tagger:
             return self._read(windows, lengths), [0] * len(lengths)
         left = [thin(stage, some, length) for some, length in zip(windows, lengths, strict=True)]
         logits = self._read([reading.windows for reading in left], [len(reading.read) for reading in left])
-        whole = [spread(stage, raw, reading) for raw, reading in zip(logits, left, strict=True)]
+        length = self.checkpoint.config.length
+        whole = [spread(stage, raw, reading, length) for raw, reading in zip(logits, left, strict=True)]
         return whole, [reading.passed for reading in left]
 
     def _read(self, windows: Sequence[Sequence[Window]], lengths: Sequence[int]) -> list["TraceLogits"]:

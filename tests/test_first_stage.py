@@ -270,6 +270,9 @@ def test_the_trace_head_reads_what_was_read(toy_tagger: Tagger) -> None:
     vectors, counts = sentence_vectors(encoder, [laid], [len(sentences)], padding=tagger.special.padding)
     with torch.inference_mode():
         logits = encoder.read(vectors[reading.read], counts[reading.read], [len(reading.read)])[2][0].numpy()
+    length = tagger.checkpoint.config.length
+    assert length is not None
+    logits = logits + length.shift(len(reading.read)) - length.shift(len(sentences))
     assert close(tagger.tag(trace).scores, tagger.checkpoint.calibration.trace_scores(logits))
 
 
@@ -365,7 +368,7 @@ ABOUTS = [
     ({"threshold": "NaN"}, "threshold is nan"),
     ({"bias": None}, "no description of a first stage"),
     ({"missed": [{"name": "x"}]}, "no description of a first stage"),
-    ({"made_for": {}}, "made for another calibration.json, heads.safetensors"),
+    ({"made_for": {}}, "made for another calibration.json, config.json, heads.safetensors"),
 ]
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cot_probe.annotations import AnnotationError, check, load_passages
+from cot_probe.annotations.counts import passages_table
 from cot_probe.annotations.passages import Edit, composed
 
 FOLDER = ROOT / "annotations"
@@ -75,6 +76,11 @@ def test_without_the_base_there_is_no_text(folder: Path) -> None:
         ({"base": "pool-2"}, "base 'pool-2' is not marked train or dev"),
         ({"edits": []}, "no edits"),
         ({"edits": [{"start": 3, "text": "x"}]}, "KeyError"),
+        ({"edits": [{"start": 9, "end": 3, "text": "x"}]}, "edits[0] is 9..3"),
+        ({"edits": [{"start": 1, "end": 4, "text": "x"}, {"start": 2, "end": 4, "text": "x"}]}, "edits[1] is 2..4"),
+        ({"edits": [{"start": "1", "end": 4, "text": "x"}]}, "whole numbers"),
+        ({"edits": [{"start": 1, "end": 4, "text": 5}]}, "and a text"),
+        ({"context": 5}, "context is 5"),
         ({"trace": ["boredom"]}, "boredom"),
         ({"trace": ["states_test"]}, "states_test"),
     ],
@@ -89,6 +95,28 @@ def test_check_names_the_line_of_a_faulty_passage(folder: Path, changes: dict[st
 def test_a_base_kept_for_evaluation_is_refused(folder: Path) -> None:
     (folder / "real" / "pool.jsonl").write_text(json.dumps(REAL | {"split": "test"}) + "\n")
     with pytest.raises(AnnotationError, match="training and calibration only"):
+        load_passages(folder)
+
+
+def test_a_broken_line_among_the_bases_is_a_problem_and_no_crash(folder: Path) -> None:
+    with (folder / "real" / "pool.jsonl").open("a") as stream:
+        stream.write("{\n" + json.dumps({"id": "pool-2", "split": "train"}) + "\n")
+    (folder / "passages.jsonl").write_bytes(json.dumps(PASSAGE | {"base": "pool-2"}).encode() + b"\n\xff\n")
+    found = [str(problem) for problem in check(folder)]
+    for place in ("pool.jsonl:2: ", "pool.jsonl:3: ", "passages.jsonl:1: base 'pool-2'", "passages.jsonl:2: "):
+        assert any(place in problem for problem in found), place
+
+
+def test_without_the_file_there_are_no_counts_and_nothing_to_load(folder: Path) -> None:
+    (folder / "passages.jsonl").unlink()
+    assert passages_table(folder) == "" and check(folder) == []
+    with pytest.raises(AnnotationError, match=r"passages\.jsonl does not exist"):
+        load_passages(folder)
+
+
+def test_a_taxonomy_of_its_own_is_refused(folder: Path) -> None:
+    (folder / "taxonomy.json").write_text(json.dumps({"version": "x", "labels": ["a"], "definitions": {"a": "an a"}}))
+    with pytest.raises(AnnotationError, match="built-in taxonomy"):
         load_passages(folder)
 
 

@@ -130,7 +130,7 @@ def make_checkpoint(
             layout=layout,
             layers=(1, 2),
             hidden=16,
-            length=LengthCorrection(typical=3, slopes=(0.2,) * len(taxonomy.labels)),
+            length=LengthCorrection(typical=3, longest=50, slopes=(0.2,) * len(taxonomy.labels)),
         ),
         adapter={},
         heads=heads,

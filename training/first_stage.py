@@ -216,6 +216,8 @@ def outcome(tagger: Tagger, some: Read, scores: Matrix, threshold: float, empty_
         with torch.inference_mode():
             parts = (torch.from_numpy(part[rows]) for part in (some.scores, some.values, some.logits))
             logits[at] = head.joined(*parts).numpy()
+        if head.length is not None:
+            logits[at] += head.length.shift(len(reading.read)) - head.length.shift(reading.n_sentences)
     return Outcome(
         traces=trace_margins(tagger, logits),
         windows=begin,
@@ -316,7 +318,8 @@ def main() -> None:
     except CheckpointError as error:
         raise SystemExit(str(error)) from None
     manifest = json.loads((source / "MANIFEST.json").read_text())
-    key = json.dumps([manifest["heads.safetensors"], manifest.get("adapter.safetensors"), args.bf16])
+    files = ("heads.safetensors", "adapter.safetensors", "config.json")
+    key = json.dumps([*(manifest.get(name) for name in files), args.bf16])
 
     def some(name: str, records: Sequence[AnnotatedTrace]) -> Read:
         return read(tagger, name, records[: args.limit], args.cache, key)

@@ -3,8 +3,8 @@
     python training/pairs.py --real-dir PATH
     python training/pairs.py --real-dir PATH --checkpoint OTHER --split train
 
-The traces of ``annotations/passages.jsonl``, by default those of dev: their bases are neither trained on nor
-evaluated on elsewhere, and nothing is chosen by them. Twins share the base and the place, often most of the words, and
+The traces of ``annotations/passages.jsonl``, by default those of dev: nothing is chosen by them and nothing trained on
+them. Their bases, without the passages, are among the real dev traces that calibration reads. Twins share the base and the place, often most of the words, and
 differ in what the passage means; figures and baselines as in evaluate.py.
 """
 

@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--text-dir", type=Path, default=None, help="folder with the texts of the real traces")
     parser.add_argument("--limit", type=int, default=None, help="first so many traces of each split only")
     args = parser.parse_args()
+    if args.passages and args.text_dir is None:
+        parser.error("--passages needs --text-dir, the folder with the texts of the real traces that they stand in")
     base = resolve_base(args.base)
     layout = WindowLayout(max_tokens=args.max_tokens)
     try:

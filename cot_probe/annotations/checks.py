@@ -67,7 +67,7 @@ def _files(folder: Path, own: Taxonomy | None) -> Iterator[tuple[Path, str, Pars
             yield path, name, parse
     for path in sorted((folder / "real").glob("*.jsonl")):
         yield path, path.stem, parse
-    if (folder / PASSAGES).is_file():
+    if own is None and (folder / PASSAGES).is_file():
         yield folder / PASSAGES, Path(PASSAGES).stem, partial(read_passage, bases=bases_in(folder), texts={})
 
 

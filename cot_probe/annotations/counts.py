@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cot_probe.annotations.passages import load_passages
+from cot_probe.annotations.passages import PASSAGES, load_passages
 from cot_probe.annotations.phenomena import HARD_NEGATIVES, PHENOMENA, of_hard_negative, of_phenomenon
 from cot_probe.annotations.records import SPLITS, AnnotatedTrace, load_split
 from cot_probe.taxonomy import HARM_KINDS, SENTENCE_LABELS, TRACE_LABELS
@@ -58,9 +58,9 @@ def named_hard_negatives(records: Sequence[AnnotatedTrace]) -> list[AnnotatedTra
 
 def passages_table(folder: Path) -> str:
     """Counts of the passages set into real traces, by split; empty where there are none."""
-    records = load_passages(folder)
-    if not records:
+    if not (folder / PASSAGES).is_file():
         return ""
+    records = load_passages(folder)
     names = [name for name in SPLITS if any(record.split == name for record in records)]
     lines = ["| passages in real traces | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
 
