@@ -220,8 +220,10 @@ def test_a_damaged_own_checkpoint_is_refused(own_checkpoint: Path, tmp_path: Pat
         load_checkpoint(changed(own_taxonomy={name: value for name, value in own.items() if name != "kinds"}))
     fewer = {"labels": ["zeal", "doubt"], "unions": {}, "tags": ["zeal", "doubt"], "public": ["zeal"]}
     fewer["definitions"] = {"zeal": "is eager", "doubt": "is not sure"}  # type: ignore[assignment]
-    with pytest.raises(CheckpointError, match=r"other tensors .* for its taxonomy"):
+    with pytest.raises(CheckpointError, match=r"a slope of 0 or more for each of 2 labels"):
         load_checkpoint(changed(own_taxonomy=own | fewer))
+    with pytest.raises(CheckpointError, match=r"other tensors .* for its taxonomy"):
+        load_checkpoint(changed(own_taxonomy=own | fewer, length=None))
     renamed = json.loads(json.dumps(own).replace("haste", "hurry"))
     with pytest.raises(CheckpointError, match=r"calibration\.json: no scaling for hurry, only for doubt, haste, zeal"):
         load_checkpoint(changed(own_taxonomy=renamed))
