@@ -354,6 +354,8 @@ def test_a_delta_inside_a_sentence_wakes_no_thread(scorer: Scorer, toy_tagger: T
     async def main() -> Closing:
         async with AsyncMonitor(scorer, budget_s=20.0, context=CONTEXT) as monitor:
             await monitor.feed("Read")  # may wait for the head, which is read at once
+            while monitor._monitor._trace.waiting:
+                await asyncio.sleep(0.01)
             hops.clear()
             for delta in [" the", *" log of version 3, and kill the process "]:
                 assert await monitor.feed(delta) == []
