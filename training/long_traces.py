@@ -33,17 +33,17 @@ def innocent(records: Sequence[AnnotatedTrace]) -> list[AnnotatedTrace]:
 
 
 def parts_of(tagger: Tagger, records: Sequence[AnnotatedTrace]) -> list[SentenceParts]:
-    """What the sentences of each trace bring to it."""
+    """What the sentences of each trace bring to it, one for each record; a record has at least one sentence."""
     encoder, out = tagger.checkpoint.encoder, []
     for at in range(0, len(records), 32):
         traces = [record.as_trace() for record in records[at : at + 32]]
         sentences = [sentences_of(trace) for trace in traces]
         lengths = [len(some) for some in sentences]
         windows = tagger.windows(traces, sentences)
-        vectors, counts = sentence_vectors(encoder, windows, lengths, padding=tagger.special.padding)
+        vectors, counts = sentence_vectors(encoder, windows, lengths, padding=tagger.special.padding, bf16=tagger.bf16)
         with torch.inference_mode():
             own = zip(vectors.split(lengths), counts.split(lengths), strict=True)
-            out += [encoder.sentence_parts(some, count) for some, count in own if len(some)]
+            out += [encoder.sentence_parts(some, count) for some, count in own]
     return out
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from cot_probe.annotations import AnnotatedTrace
 from cot_probe.calibration import tag_logits
-from cot_probe.encoder import sentence_vectors
 from cot_probe.tagger import Tagger, sentences_of
 from cot_probe.windows import Window
+from long_traces import parts_of
 
 Matrix = NDArray[np.float64]
 
@@ -65,21 +65,15 @@ def trace_margins(tagger: Tagger, logits: NDArray[np.float32]) -> Matrix:
 
 def encoded(tagger: Tagger, records: Sequence[AnnotatedTrace]) -> dict[str, NDArray[Any]]:
     """Logits, parts and trace logits of some traces, all of them read."""
-    encoder, padding = tagger.checkpoint.encoder, tagger.special.padding
-    kept: dict[str, list[NDArray[Any]]] = {"logits": [], "scores": [], "values": [], "trace": []}
-    for at in range(0, len(records), 48):
-        traces = [record.as_trace() for record in records[at : at + 48]]
-        sentences = [sentences_of(trace) for trace in traces]
-        lengths = [len(some) for some in sentences]
-        windows = tagger.windows(traces, sentences)
-        with torch.inference_mode():
-            vectors, counts = sentence_vectors(encoder, windows, lengths, padding=padding, bf16=tagger.bf16)
-            parts = encoder.sentence_parts(vectors, counts)
-            kept["trace"].append(encoder.read(vectors, counts, lengths)[2].numpy())
-        kept["logits"].append(parts.labels.numpy())
-        kept["scores"].append(parts.scores.numpy())
-        kept["values"].append(parts.values.numpy().astype(np.float16))
-    return {name: np.concatenate(some) for name, some in kept.items()}
+    parts, head = parts_of(tagger, records), tagger.checkpoint.encoder.trace_head
+    with torch.inference_mode():
+        traces = [head.joined(part.scores, part.values, part.labels).numpy() for part in parts]
+    return {
+        "logits": np.concatenate([part.labels.numpy() for part in parts]),
+        "scores": np.concatenate([part.scores.numpy() for part in parts]),
+        "values": np.concatenate([part.values.numpy().astype(np.float16) for part in parts]),
+        "trace": np.stack(traces),
+    }
 
 
 def cached(tagger: Tagger, name: str, records: Sequence[AnnotatedTrace], cache: Path | None, key: str) -> Any:
