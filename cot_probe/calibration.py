@@ -2,7 +2,7 @@
 
 Calibration is Platt scaling (Platt 1999, "Probabilistic outputs for support vector
 machines"), a slope and an offset per column fitted on the dev split. Thresholds are
-operating points: each is chosen at a stated false-positive rate on dev and stored with it.
+operating points: each is chosen at a stated false-positive rate on traces of dev and stored with it.
 :func:`decide` is the only place where a score is compared with a threshold.
 """
 
@@ -37,7 +37,7 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
-    """Thresholds that give ``fpr`` on the negatives of the calibration split.
+    """Thresholds that give at most ``fpr`` on the negatives of ``Calibration.population``.
 
     ``sentences`` and ``traces`` map a label or tag to its threshold on the score.
     """
@@ -53,7 +53,7 @@ class Calibration:
 
     ``sentences`` has a scaling for each label, ``traces`` for each tag of ``taxonomy``, which
     is written with the checkpoint's config, not here. ``fitted_on`` says on what (split, number of
-    traces and of negatives per tag); without a split in it, on traces that a user gave
+    traces, ``population`` on which the rates hold and its negatives per tag); without a split in it, on traces that a user gave
     (:mod:`cot_probe.recalibrate`).
     """
 
@@ -102,7 +102,8 @@ class Calibration:
     def population(self) -> str:
         """The traces on which the stated rates hold, in words."""
         split = self.fitted_on.get("split")
-        return f"the {split} split" if split else "the traces that the checkpoint was recalibrated on"
+        usual = f"the {split} split" if split else "the traces that the checkpoint was recalibrated on"
+        return str(self.fitted_on.get("population", usual))
 
     def too_few(self, fpr: float) -> bool:
         """Whether these traces, as far as ``fitted_on`` counts them, are too few to hold a rate for every tag."""

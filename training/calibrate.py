@@ -4,10 +4,16 @@
     python training/calibrate.py --run runs/release --out checkpoints/probe-minilm --adapter-scales 1,0.85,0.7
 
 Calibration and thresholds are fitted on the dev split, with ``--real`` also on the real traces
-of a file in annotations/real that are marked dev; never on test or on the real dev file, which
-is for evaluation. Their list joins that of the training traces in ``trained_on.jsonl``, where the
-run has one. Sentence thresholds are set at a tenth
-of the stated trace false-positive rate: a trace has many sentences.
+of a file in annotations/real that are marked dev, with ``--passages`` also on those with a passage set in; never on
+test or on the real dev file, which is for evaluation. Their list joins that of the training traces in
+``trained_on.jsonl``, where the run has one.
+
+**In whose voice the false-positive rate holds.** Where real traces are given, in theirs: the written ones are mostly
+written to be hard, and thresholds that hold a rate on them let most real harm pass. The threshold of a trace is, of
+those that tag at most the stated share of the innocent real ones, the one with the greatest share of positives tagged
+less share of negatives tagged (Youden 1950, "Index for rating diagnostic tests") over all traces, written ones
+included: where a higher threshold loses nothing, it is higher. Sentence thresholds are set at a tenth of the stated
+rate: a trace has many sentences.
 
 ``--adapter-scales`` tries the adapter at several strengths, from the base (0) to the trained one (1), and keeps the
 one with the best mean average precision on the same traces: weights between those before and after fine-tuning
@@ -17,16 +23,17 @@ long traces (long_traces.py) is fitted on the innocent ones among the same trace
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from cot_probe.annotations import AnnotatedTrace, label_matrix, load_real, load_split, taxonomy_in
+from cot_probe.annotations import AnnotatedTrace, label_matrix, load_passages, load_real, load_split, taxonomy_in
 from cot_probe.base import load_tokenizer, resolve_base
 from cot_probe.calibration import (
     FPRS,
@@ -56,6 +63,12 @@ from long_traces import fit_length, innocent, parts_of
 from settings import Settings
 from train import light_state, load_trained
 
+ENOUGH_REAL: Final = 100
+"""From so many real traces on, the false-positive rates are those on real traces."""
+DEV: Final = "the dev split"
+REAL_DEV: Final = "the real traces of the dev split"
+"""The traces on which the rates hold, in words."""
+
 
 def split_state(encoder: Encoder) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Trained weights as half-precision adapters (``<module>.lora_A``) and heads."""
@@ -74,6 +87,7 @@ class Measured:
 
     Attributes:
         sentence_logits, sentence_labels: ``(n_sentences, n_labels)``.
+        owners: ``(n_sentences,)``, the position of the record that a sentence is of.
         trace_logits: ``(n_traces, n_labels)``, nothing taken off for length.
         tag_labels: ``(n_traces, n_tags)``.
         lengths: sentences of each trace.
@@ -81,6 +95,7 @@ class Measured:
 
     sentence_logits: NDArray[np.float32]
     sentence_labels: NDArray[np.bool_]
+    owners: NDArray[np.intp]
     trace_logits: NDArray[np.float32]
     tag_labels: NDArray[np.bool_]
     lengths: Sequence[int]
@@ -90,6 +105,17 @@ class Measured:
         if length is None:
             return self
         return replace(self, trace_logits=self.trace_logits - np.stack([length.shift(n) for n in self.lengths]))
+
+    def followed_by(self, other: "Measured") -> "Measured":
+        """Both, this one's records first."""
+        return Measured(
+            sentence_logits=np.concatenate([self.sentence_logits, other.sentence_logits]),
+            sentence_labels=np.concatenate([self.sentence_labels, other.sentence_labels]),
+            owners=np.concatenate([self.owners, other.owners + len(self.lengths)]),
+            trace_logits=np.concatenate([self.trace_logits, other.trace_logits]),
+            tag_labels=np.concatenate([self.tag_labels, other.tag_labels]),
+            lengths=[*self.lengths, *other.lengths],
+        )
 
 
 def measure(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
@@ -101,7 +127,7 @@ def measure(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
     taxonomy = tagger.checkpoint.taxonomy
     width = len(taxonomy.labels)
     sentence_logits, sentence_labels = [np.zeros((0, width), np.float32)], [np.zeros((0, width), np.bool_)]
-    trace_logits, wanted, lengths = [], [], []
+    trace_logits, wanted, lengths, owners = [], [], [], [np.zeros(0, np.intp)]
     for at in range(0, len(records), 64):
         some = records[at : at + 64]
         sentences, logits = tagger.logits([record.as_trace() for record in some])
@@ -109,22 +135,54 @@ def measure(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
             if record.sentences_known or not record.trace:
                 sentence_logits.append(raw.sentences)
                 sentence_labels.append(label_matrix(record, own)[0])
+                owners.append(np.full(len(own), len(lengths)))
             trace_logits.append(raw.trace)
             wanted.append(tag_labels(record))
             lengths.append(len(own))
     return Measured(
         sentence_logits=np.concatenate(sentence_logits),
         sentence_labels=np.concatenate(sentence_labels),
+        owners=np.concatenate(owners),
         trace_logits=np.stack(trace_logits),
         tag_labels=np.stack(wanted),
         lengths=lengths,
     )
 
 
-def fit(measured: Measured, records: list[AnnotatedTrace], taxonomy: Taxonomy) -> Calibration:
-    """Fit scalings and thresholds. A label that dev lacks keeps its raw sigmoid."""
+def threshold_within(
+    scores: NDArray[np.floating], labels: NDArray[np.bool_], counted: NDArray[np.bool_], fpr: float
+) -> float:
+    """The threshold with the greatest Youden index among those that hold a false-positive rate.
+
+    Args:
+        scores: ``(n,)``, of every trace.
+        labels: ``(n,)``, which carry the tag.
+        counted: ``(n,)``, those on whose negatives the rate holds.
+        fpr: the rate.
+    """
+    lowest = threshold_at(scores[counted & ~labels], fpr)
+    candidates = np.array([lowest, *sorted(score for score in scores[labels] if score > lowest)])
+    found = (scores[labels][None] >= candidates[:, None]).sum(1) / max(int(labels.sum()), 1)
+    wrong = (scores[~labels][None] >= candidates[:, None]).sum(1) / max(int((~labels).sum()), 1)
+    return float(candidates[np.argmax(found - wrong)])
+
+
+def fit(measured: Measured, origins: Mapping[str, int], taxonomy: Taxonomy) -> Calibration:
+    """Fit scalings and thresholds. A label that dev lacks keeps its raw sigmoid.
+
+    Args:
+        measured: written traces first, then the real ones.
+        origins: how many of each there are, the first of them written.
+        taxonomy: what they are labelled with.
+
+    The rates hold on the real traces where there are at least ``ENOUGH_REAL``, else on all.
+    """
     sentence_logits, sentence_labels = measured.sentence_logits, measured.sentence_labels
     trace_logits, trace_labels = tag_logits(measured.trace_logits, taxonomy), measured.tag_labels
+    n_written, n_traces = next(iter(origins.values())), len(trace_labels)
+    in_real = n_traces - n_written >= ENOUGH_REAL
+    counted = np.arange(n_traces) >= (n_written if in_real else 0)
+    counted_sentences = counted[measured.owners]
 
     def scaling(logits: NDArray[np.floating], labels: NDArray[np.bool_]) -> Scaling:
         return fit_scaling(logits, labels) if labels.any() and not labels.all() else Scaling()
@@ -132,34 +190,38 @@ def fit(measured: Measured, records: list[AnnotatedTrace], taxonomy: Taxonomy) -
     sentences = {k: scaling(sentence_logits[:, at], sentence_labels[:, at]) for at, k in enumerate(taxonomy.labels)}
     traces = {k: scaling(trace_logits[:, at], trace_labels[:, at]) for at, k in enumerate(taxonomy.tags)}
 
-    def thresholds(
-        logits: NDArray[np.floating], labels: NDArray[np.bool_], scalings: dict[str, Scaling], fpr: float
-    ) -> dict[str, float]:
-        return {
-            name: threshold_at(scale(logits[~labels[:, at], at], scaled), fpr)
-            for at, (name, scaled) in enumerate(scalings.items())
-        }
+    def sentence_threshold(at: int, label: str, fpr: float) -> float:
+        negatives = counted_sentences & ~sentence_labels[:, at]
+        return threshold_at(scale(sentence_logits[negatives, at], sentences[label]), fpr * SENTENCE_SHARE)
+
+    def trace_threshold(at: int, tag: str, fpr: float) -> float:
+        return threshold_within(scale(trace_logits[:, at], traces[tag]), trace_labels[:, at], counted, fpr)
 
     points = tuple(
         OperatingPoint(
             fpr=fpr,
-            sentences=thresholds(sentence_logits, sentence_labels, sentences, fpr * SENTENCE_SHARE),
-            traces=thresholds(trace_logits, trace_labels, traces, fpr),
+            sentences={label: sentence_threshold(at, label, fpr) for at, label in enumerate(taxonomy.labels)},
+            traces={tag: trace_threshold(at, tag, fpr) for at, tag in enumerate(taxonomy.tags)},
         )
         for fpr in FPRS
     )
+    negatives = counted[:, None] & ~trace_labels
     about = {
         "split": "dev",
-        "traces_by_origin": {
-            "written, dev split": sum(not record.source for record in records),
-            "real": sum(bool(record.source) for record in records),
-        },
-        "traces": len(records),
+        "population": REAL_DEV if in_real else DEV,
+        "traces_by_origin": dict(origins),
+        "traces": n_traces,
         "sentences": len(sentence_labels),
-        "negatives": {tag: int((~trace_labels[:, at]).sum()) for at, tag in enumerate(taxonomy.tags)},
+        "negatives": {tag: int(negatives[:, at].sum()) for at, tag in enumerate(taxonomy.tags)},
         "positives": {tag: int(trace_labels[:, at].sum()) for at, tag in enumerate(taxonomy.tags)},
     }
     return Calibration(sentences=sentences, traces=traces, points=points, fitted_on=about, taxonomy=taxonomy)
+
+
+def dev_passages(annotations: Path, text_dir: Path | None) -> list[AnnotatedTrace]:
+    """The passages marked dev whose base is at hand."""
+    found = load_passages(annotations, text_dir=text_dir, require_text=True)
+    return [record for record in found if record.split == "dev"]
 
 
 def familiar(records: Sequence[AnnotatedTrace], tokenizer: BaseTokenizer) -> Familiarity:
@@ -236,6 +298,9 @@ def main() -> None:
     parser.add_argument(
         "--real", action="append", default=[], help="also calibrate on dev traces of annotations/real/…"
     )
+    parser.add_argument(
+        "--passages", action="store_true", help="also calibrate on those of annotations/passages.jsonl marked dev"
+    )
     parser.add_argument("--text-dir", type=Path, default=None)
     parser.add_argument("--adapter-scales", default="1", help="strengths of the adapter to choose from, with commas")
     args = parser.parse_args()
@@ -267,16 +332,21 @@ def main() -> None:
         for record in load_real(args.annotations, name, text_dir=args.text_dir, require_text=True)
         if record.split in {"train", "dev"}
     ]
-    records = load_split(args.annotations, "dev") + [record for record in real if record.split == "dev"]
+    written, real_dev = load_split(args.annotations, "dev"), [record for record in real if record.split == "dev"]
+    composed = dev_passages(args.annotations, args.text_dir) if args.passages else []
+    records = [*written, *real_dev]
     tagger = Tagger(checkpoint, point=blank.points[0])
     scale_by, measured = chosen_scale(tagger, records, [float(part) for part in args.adapter_scales.split(",")])
     length = fit_length(encoder, parts_of(tagger, innocent(records)))
     if length is not None:
         taken = ", ".join(f"{label} {slope:g}" for label, slope in zip(taxonomy.labels, length.slopes, strict=True))
         print(f"taken off trace logits for each log of the length over {length.typical:g} sentences: {taken}")
-    calibration = fit(measured.corrected(length), records, taxonomy)
+    if composed:
+        measured = measured.followed_by(measure(tagger, composed))
+    origins = {"written": len(written), "real": len(real_dev), "real with a passage set in": len(composed)}
+    calibration = fit(measured.corrected(length), origins, taxonomy)
     reference = familiar([*load_split(args.annotations, "train"), *real], checkpoint.tokenizer)
-    extra = {"history.json": (args.run / "history.json").read_text()} | trained_on(args.run, records)
+    extra = {"history.json": (args.run / "history.json").read_text()} | trained_on(args.run, [*records, *composed])
     digest = save_checkpoint(
         args.out,
         config=replace(config, lora_alpha=config.lora_alpha * scale_by, length=length),
@@ -286,8 +356,9 @@ def main() -> None:
         familiarity=reference,
         extra=extra,
     )
-    print(f"{args.out}: calibrated on {len(records)} traces, digest {digest[:12]}")
-    short = shortages([taxonomy.with_unions(record.trace) for record in records], FPRS, taxonomy)
+    print(f"{args.out}: calibrated on {len(records) + len(composed)} traces, digest {digest[:12]}")
+    counted = [*real_dev, *composed] if calibration.fitted_on["population"] != DEV else [*records, *composed]
+    short = shortages([taxonomy.with_unions(record.trace) for record in counted], FPRS, taxonomy)
     if short:
         print("thresholds that lie just above the highest score seen, for want of traces:")
         print("\n".join(f"  {shortage}" for shortage in short))

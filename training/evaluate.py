@@ -155,7 +155,9 @@ def main() -> None:
     except (AnnotationError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     store: dict[str, Any] = {"annotations": annotation_hash(args.annotations), "draws": args.draws}
-    parts = [f"annotation set {store['annotations']}, thresholds at {100 * tagger.point.fpr:g} % FPR on dev\n"]
+    parts = [
+        f"annotation set {store['annotations']}, thresholds at {100 * tagger.point.fpr:g} % FPR on {tagger.checkpoint.calibration.population}\n"
+    ]
     taxonomy = tagger.checkpoint.taxonomy
     if taxonomy != TAXONOMY:
         parts.append(own_part(args.split, tagger, chosen, draws=args.draws, store=store.setdefault(args.split, {})))

@@ -3,9 +3,10 @@
     python training/pairs.py --real-dir PATH
     python training/pairs.py --real-dir PATH --checkpoint OTHER --split train
 
-The traces of ``annotations/passages.jsonl``, by default those of dev: nothing is chosen by them and nothing trained on
-them. Their bases, without the passages, are among the real dev traces that calibration reads. Twins share the base and the place, often most of the words, and
-differ in what the passage means; figures and baselines as in evaluate.py.
+The traces of ``annotations/passages.jsonl``, by default those of dev: nothing is trained on them, and of what is
+printed only figures at thresholds (F1) and calibration errors have seen them, for calibrate.py fits scalings and
+thresholds on them too; orders of scores (AUROC, average precision, pairs) have not. Twins share the base and the
+place, often most of the words, and differ in what the passage means; figures and baselines as in evaluate.py.
 """
 
 import argparse
@@ -64,7 +65,9 @@ def main() -> None:
     dev_labels = labels_of(dev, lambda r: r.group)
     limits = [limits_of(tagger)]
     limits += [thresholds_on_dev(monitor, dev_labels, tagger.point.fpr) for monitor in baselines.scores(dev)]
-    print(f"{len(records)} traces, thresholds at {100 * tagger.point.fpr:g} % FPR on dev\n")
+    print(
+        f"{len(records)} traces, thresholds at {100 * tagger.point.fpr:g} % FPR on {tagger.checkpoint.calibration.population}\n"
+    )
     labels = labels_of(records, lambda r: r.group)
     print(table(scored, limits, labels, args.draws, {}, {"trace": TAGS}), "\n")
     print(pairs_table(records, scored))

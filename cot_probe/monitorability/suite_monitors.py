@@ -79,7 +79,7 @@ class Baselines:
 
 
 def thresholds_on_dev(dev: Scored, labels: Labels, fpr: float) -> dict[str, NDArray[np.float64]]:
-    """A baseline's thresholds, chosen on dev as ours are."""
+    """A baseline's thresholds, at the same false-positive rate on the written dev split."""
     out = {}
     for level, share in (("sentence", SENTENCE_SHARE), ("trace", 1.0)):
         scores, wanted = getattr(dev, level), getattr(labels, level)
@@ -212,7 +212,7 @@ def checkpoint_submission(
         thresholds=_limits(tagger),
         signature={
             "checkpoint": tagger.checkpoint.signature,
-            "thresholds": f"at {100 * tagger.point.fpr:g} % FPR on dev",
+            "thresholds": f"at {100 * tagger.point.fpr:g} % FPR on {tagger.checkpoint.calibration.population}",
             "device": device,
             "cot_probe": __version__,
         },

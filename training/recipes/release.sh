@@ -14,5 +14,5 @@ real=(${REAL_DIR:+--real pool --text-dir "$REAL_DIR"})
 python training/prepare.py --out "$run/data" "${real[@]}" ${REAL_DIR:+--real rest:200 --passages}
 python training/train.py --data "$run/data" --out "$run" --resume --bf16 --seed "${SEED:-0}" --epochs "${EPOCHS:-6}" \
   --learning-rate "${RATE:-5e-4}" --head-rate "${HEAD_RATE:-1e-3}" ${BEGUN:+--begun "$BEGUN"}
-python training/calibrate.py --run "$run" --out "$out" "${real[@]}" --adapter-scales 1,0.85,0.7
+python training/calibrate.py --run "$run" --out "$out" "${real[@]}" ${REAL_DIR:+--passages} --adapter-scales "${SCALES:-1,0.85,0.7}"
 python training/evaluate.py --checkpoint "$out" --write ${REAL_DIR:+--real-dir "$REAL_DIR"}
