@@ -68,3 +68,24 @@ def test_decide_is_inclusive_and_ordered() -> None:
 def test_an_operating_point_that_is_not_stored_is_refused() -> None:
     with pytest.raises(ValueError, match=r"has 0\.01, 0\.05"):
         make_calibration().at(0.2)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), min_size=1, max_size=40),
+    st.sampled_from([0.01, 0.05, 0.2]),
+    st.sampled_from([f1, youden]),
+)
+def test_the_chosen_threshold_holds_the_rate_and_gains_most(rows, fpr, gain) -> None:
+    scores, labels, counted = (np.array(column) for column in zip(*rows, strict=True))
+    scores = scores / 12
+    chosen = threshold_within(scores, labels, counted, fpr, gain=gain)
+    lowest = threshold_at(scores[counted & ~labels], fpr)
+
+    def gained(limit: float) -> float:
+        tagged = scores >= limit
+        found, wrong = (tagged & labels).sum(), (tagged & ~labels).sum()
+        return float(gain(int(labels.sum()), int((~labels).sum()), found, wrong))
+
+    assert chosen >= lowest
+    held = [limit for limit in np.linspace(0, 1.1, 111) if limit >= lowest]
+    assert gained(chosen) >= max(map(gained, held), default=0) - 1e-12

@@ -12,8 +12,8 @@ test or on the real dev file, which is for evaluation. Their list joins that of 
 written to be hard, and thresholds that hold a rate on them let most real harm pass. The threshold of a trace is, of
 those that tag at most the stated share of the innocent real ones, the one with the greatest share of positives tagged
 less share of negatives tagged (Youden 1950, "Index for rating diagnostic tests") over all traces, written ones
-included: where a higher threshold loses nothing, it is higher. Sentence thresholds are set at a tenth of the stated
-rate: a trace has many sentences.
+included: where a higher threshold loses nothing, it is higher. The threshold of a sentence holds a tenth of the stated
+rate, for a trace has many sentences, and has the greatest F1 among those that do.
 
 ``--adapter-scales`` tries the adapter at several strengths, from the base (0) to the trained one (1), and keeps the
 one with the best mean average precision on the same traces: weights between those before and after fine-tuning
@@ -23,7 +23,7 @@ long traces (long_traces.py) is fitted on the innocent ones among the same trace
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,9 @@ from cot_probe.tokens import BaseTokenizer, known_words
 from long_traces import fit_length, innocent, parts_of
 from settings import Settings
 from train import light_state, load_trained
+
+Counts = NDArray[np.intp]
+Gain = Callable[[int, int, Counts, Counts], NDArray[np.float64]]
 
 ENOUGH_REAL: Final = 100
 """From so many real traces on, the false-positive rates are those on real traces."""
@@ -150,21 +153,32 @@ def measure(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
 
 
 def threshold_within(
-    scores: NDArray[np.floating], labels: NDArray[np.bool_], counted: NDArray[np.bool_], fpr: float
+    scores: NDArray[np.floating], labels: NDArray[np.bool_], counted: NDArray[np.bool_], fpr: float, *, gain: Gain
 ) -> float:
-    """The threshold with the greatest Youden index among those that hold a false-positive rate.
+    """The threshold with the greatest gain among those that hold a false-positive rate.
 
     Args:
-        scores: ``(n,)``, of every trace.
+        scores: ``(n,)``, of every trace or sentence.
         labels: ``(n,)``, which carry the tag.
         counted: ``(n,)``, those on whose negatives the rate holds.
         fpr: the rate.
+        gain: of the numbers of positives, negatives, positives tagged and negatives tagged.
     """
+    positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
     lowest = threshold_at(scores[counted & ~labels], fpr)
-    candidates = np.array([lowest, *sorted(score for score in scores[labels] if score > lowest)])
-    found = (scores[labels][None] >= candidates[:, None]).sum(1) / max(int(labels.sum()), 1)
-    wrong = (scores[~labels][None] >= candidates[:, None]).sum(1) / max(int((~labels).sum()), 1)
-    return float(candidates[np.argmax(found - wrong)])
+    candidates = np.concatenate([[lowest], positives[positives > lowest]])
+    found, wrong = (len(some) - np.searchsorted(some, candidates) for some in (positives, negatives))
+    return float(candidates[np.argmax(gain(len(positives), len(negatives), found, wrong))])
+
+
+def youden(positives: int, negatives: int, found: Counts, wrong: Counts) -> NDArray[np.float64]:
+    """Share of positives tagged less share of negatives tagged."""
+    return found / max(positives, 1) - wrong / max(negatives, 1)
+
+
+def f1(positives: int, _negatives: int, found: Counts, wrong: Counts) -> NDArray[np.float64]:
+    """Harmonic mean of precision and recall, 0 where nothing is tagged."""
+    return 2 * found / np.maximum(positives + found + wrong, 1)
 
 
 def fit(measured: Measured, origins: Mapping[str, int], taxonomy: Taxonomy) -> Calibration:
@@ -191,11 +205,11 @@ def fit(measured: Measured, origins: Mapping[str, int], taxonomy: Taxonomy) -> C
     traces = {k: scaling(trace_logits[:, at], trace_labels[:, at]) for at, k in enumerate(taxonomy.tags)}
 
     def sentence_threshold(at: int, label: str, fpr: float) -> float:
-        negatives = counted_sentences & ~sentence_labels[:, at]
-        return threshold_at(scale(sentence_logits[negatives, at], sentences[label]), fpr * SENTENCE_SHARE)
+        scores, right = scale(sentence_logits[:, at], sentences[label]), sentence_labels[:, at]
+        return threshold_within(scores, right, counted_sentences, fpr * SENTENCE_SHARE, gain=f1)
 
     def trace_threshold(at: int, tag: str, fpr: float) -> float:
-        return threshold_within(scale(trace_logits[:, at], traces[tag]), trace_labels[:, at], counted, fpr)
+        return threshold_within(scale(trace_logits[:, at], traces[tag]), trace_labels[:, at], counted, fpr, gain=youden)
 
     points = tuple(
         OperatingPoint(
