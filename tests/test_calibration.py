@@ -6,6 +6,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.linear_model import LogisticRegression
 from toy import make_calibration
 
+from calibrate import f1, threshold_within, youden
 from cot_probe.calibration import Scaling, decide, fit_scaling, scale, tag_logits, threshold_at
 from cot_probe.taxonomy import TAGS
 
@@ -87,5 +88,7 @@ def test_the_chosen_threshold_holds_the_rate_and_gains_most(rows, fpr, gain) -> 
         return float(gain(int(labels.sum()), int((~labels).sum()), found, wrong))
 
     assert chosen >= lowest
-    held = [limit for limit in np.linspace(0, 1.1, 111) if limit >= lowest]
-    assert gained(chosen) >= max(map(gained, held), default=0) - 1e-12
+    # Above the highest positive nothing is left to find: a rate may then be held, but no gain compared.
+    highest = max(scores[labels], default=0)
+    held = [limit for limit in np.linspace(0, 1, 101) if lowest <= limit <= highest]
+    assert gained(chosen) >= max(map(gained, held), default=-1) - 1e-12

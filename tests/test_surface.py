@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from cot_probe.annotations import AnnotatedTrace, load_split
-from cot_probe.annotations.duplicates import BOUND, closest_pairs, duplicates_table, similarities
+from cot_probe.annotations.duplicates import BOUND, BOUND_TWINS, TWINS, closest_pairs, duplicates_table, similarities
 from cot_probe.annotations.leakage import cross_validated, leakage_table, surface, telling_features
 from cot_probe.annotations.phenomena import HARD_NEGATIVES, PHENOMENA, report_name
 from cot_probe.cli import app
@@ -51,6 +51,17 @@ def test_every_pair_over_the_bound_is_reported(records: list[AnnotatedTrace]) ->
     copies = [replace(records[0], id=f"copy-{at}", text=records[0].text + f" {at}") for at in range(4)]
     table, over = duplicates_table([*records, *copies], top=1)
     assert over == 10 and table.count("copy-") == 4 + 2 * 6 and f"| {BOUND} |" in table
+
+
+def test_twins_may_be_more_alike_within_their_scenario_only(records: list[AnnotatedTrace]) -> None:
+    text = records[0].text
+    half = [replace(records[at], phenomenon=TWINS, group="s", split="dev", id=f"twin-{at}") for at in (0, 1)]
+    half[1] = replace(half[1], text=text[: len(text) // 2] + half[1].text[len(half[1].text) // 2 :])
+    within, _ = closest_pairs(half, top=1)
+    assert BOUND < within[0].similarity < BOUND_TWINS == within[0].bound
+    assert duplicates_table(half)[1] == 0
+    assert duplicates_table([half[0], replace(half[1], group="other")])[1] == 1
+    assert duplicates_table([half[0], replace(half[1], text=text + " So.")])[1] == 1
 
 
 def test_the_shipped_set_has_no_near_duplicates() -> None:

@@ -14,6 +14,10 @@ BOUND: Final = 0.4
 """No two traces may be more alike than this."""
 BOUND_ACROSS: Final = 0.2
 """No two traces of different splits may be more alike than this."""
+TWINS: Final = "twins"
+"""Phenomenon of scenarios whose traces come in pairs that differ in a few sentences only, in what matters."""
+BOUND_TWINS: Final = 0.6
+"""No two traces of such a scenario may be more alike than this."""
 _NGRAM: Final = 6
 _BLOCK: Final = 256
 
@@ -25,8 +29,8 @@ class Pair:
     first: str
     second: str
     similarity: float
-    across: bool
-    """Whether they are in different splits."""
+    bound: float
+    """The most that is allowed for such a pair."""
 
 
 def similarities(texts: Sequence[str]) -> Iterator[tuple[int, NDArray[np.float64]]]:
@@ -55,36 +59,39 @@ def closest_pairs(records: Sequence[AnnotatedTrace], *, top: int = 10) -> tuple[
             row = start + offset
             alike[: row + 1] = -1.0
             other = splits != splits[row]
-            within += _best(records, row, alike, ~other, top, BOUND)
-            across += _best(records, row, alike, other, top, BOUND_ACROSS)
-    return _ranked(within, top, BOUND), _ranked(across, top, BOUND_ACROSS)
+            within += _best(records, row, alike, ~other, top)
+            across += _best(records, row, alike, other, top)
+    return _ranked(within, top), _ranked(across, top)
+
+
+def _bound(first: AnnotatedTrace, second: AnnotatedTrace) -> float:
+    if first.split != second.split:
+        return BOUND_ACROSS
+    return BOUND_TWINS if first.group == second.group and first.phenomenon == TWINS else BOUND
 
 
 def _best(
-    records: Sequence[AnnotatedTrace],
-    row: int,
-    alike: NDArray[np.float64],
-    chosen: NDArray[np.bool_],
-    top: int,
-    bound: float,
+    records: Sequence[AnnotatedTrace], row: int, alike: NDArray[np.float64], chosen: NDArray[np.bool_], top: int
 ) -> list[Pair]:
     columns = np.flatnonzero(chosen & (alike >= 0))
     order = columns[np.argsort(-alike[columns], kind="stable")]
-    kept = order[: max(top, int((alike[columns] > bound).sum()))]
-    return [
+    first = records[row]
+    pairs = (
         Pair(
-            first=records[row].id,
+            first=first.id,
             second=records[at].id,
             similarity=float(alike[at]),
-            across=records[row].split != records[at].split,
+            bound=_bound(first, records[at]),
         )
-        for at in kept
-    ]
+        for at in order[: max(top, int((alike[columns] > min(BOUND, BOUND_ACROSS)).sum()))]
+    )
+    return _ranked(list(pairs), top)
 
 
-def _ranked(pairs: list[Pair], top: int, bound: float) -> list[Pair]:
+def _ranked(pairs: list[Pair], top: int) -> list[Pair]:
+    """The most alike and every one over its bound."""
     pairs.sort(key=lambda pair: -pair.similarity)
-    return pairs[: max(top, sum(pair.similarity > bound for pair in pairs))]
+    return [pair for at, pair in enumerate(pairs) if at < top or pair.similarity > pair.bound]
 
 
 def duplicates_table(records: Sequence[AnnotatedTrace], *, top: int = 10) -> tuple[str, int]:
@@ -96,8 +103,8 @@ def duplicates_table(records: Sequence[AnnotatedTrace], *, top: int = 10) -> tup
         "| where | traces | similarity | bound |",
         "|---|---|---|---|",
     ]
-    for where, pairs, bound in (("same split", within, BOUND), ("across splits", across, BOUND_ACROSS)):
-        lines += [f"| {where} | {p.first}, {p.second} | {p.similarity:.3f} | {bound} |" for p in pairs]
-    over = sum(p.similarity > BOUND for p in within) + sum(p.similarity > BOUND_ACROSS for p in across)
+    for where, pairs in (("same split", within), ("across splits", across)):
+        lines += [f"| {where} | {p.first}, {p.second} | {p.similarity:.3f} | {p.bound} |" for p in pairs]
+    over = sum(pair.similarity > pair.bound for pair in [*within, *across])
     lines += ["", f"{over} pairs over the bounds"]
     return "\n".join(lines), over

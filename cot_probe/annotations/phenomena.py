@@ -34,6 +34,7 @@ PHENOMENA: Final[dict[str, tuple[str, ...]]] = {
     "terse agent steps": ("terse_agent_steps",),
     "one-liners": ("one_liners",),
     "long traces": ("long_traces",),
+    "twins": ("twins",),
     "other languages": ("mixed_languages", "other_languages"),
 }
 """Name to themes of the scenario cards."""
