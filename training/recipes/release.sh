@@ -3,9 +3,9 @@
 # REAL_DIR holds the texts of annotations/real (cot-probe annotations fetch makes it).
 # Another SEED shows how much of a figure is chance.
 #   REAL_DIR=/path/to/real/texts training/recipes/release.sh
-# BEGUN goes on from an earlier release instead of from fresh weights. The fourth release was made so, in half an
-# hour, from the third (the folder checkpoints/probe-minilm as it was in the commit before):
-#   BEGUN=/path/to/third EPOCHS=2 RATE=4e-4 HEAD_RATE=8e-4 REAL_DIR=… training/recipes/release.sh
+# BEGUN goes on from an earlier release instead of from fresh weights. The shipped one was made so, in an hour, from
+# the fifth, which is this recipe from fresh weights (the folder checkpoints/probe-minilm as git had it then):
+#   BEGUN=/path/to/fifth EPOCHS=3 RATE=3e-4 HEAD_RATE=6e-4 REAL_DIR=… training/recipes/release.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 run=${RUN:-runs/release}
