@@ -155,7 +155,13 @@ def test_training_goes_on_from_a_checkpoint(prepared: tuple[Path, Path, Path]) -
     a, b = load_file(first / "best.safetensors"), load_file(train(prepared, "still", *still) / "best.safetensors")
     assert set(a) == set(b)
     assert all((b[name] == (a[name].half().float() if "lora_" in name else a[name])).all() for name in a)
-    moved = load_file(train(prepared, "moved", "--begun", str(checkpoint)) / "best.safetensors")
+    out = train(prepared, "moved", "--begun", str(checkpoint))
+    moved = load_file(out / "best.safetensors")
+    seen = {trace.text for trace in read_training(out / "trained_on.jsonl")[0]}
+    assert seen == {trace.text for trace in read_training(checkpoint / "trained_on.jsonl")[0]}
+    run("calibrate.py", "--run", out, "--out", root / "probe-moved", "--annotations", annotations)
+    settings = json.loads((root / "probe-moved" / "history.json").read_text())["settings"]
+    assert settings["begun"] == checkpoint.name and str(root) not in json.dumps(settings)
     assert any((moved[name] != b[name]).any() for name in b)
 
 

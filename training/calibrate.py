@@ -292,6 +292,15 @@ def taxonomy_of(run: Path, annotations: Path) -> Taxonomy:
     return trained
 
 
+def history_of(run: Path) -> str:
+    """The run's settings and course, folders by their last part only: a checkpoint should not name machines."""
+    history = json.loads((run / "history.json").read_text())
+    for name in ("base", "adapted", "begun"):
+        named = Path(history["settings"].get(name, ""))
+        history["settings"][name] = named.name if named.is_absolute() else str(history["settings"].get(name, ""))
+    return json.dumps(history, indent=1) + "\n"
+
+
 def trained_on(run: Path, records: Sequence[AnnotatedTrace]) -> dict[str, str]:
     """The list of the run's traces for the checkpoint, if the run has one, with those that only calibration saw."""
     path = run / TRAINED_ON
@@ -360,7 +369,7 @@ def main() -> None:
     origins = {"written": len(written), "real": len(real_dev), "real with a passage set in": len(composed)}
     calibration = fit(measured.corrected(length), origins, taxonomy)
     reference = familiar([*load_split(args.annotations, "train"), *real], checkpoint.tokenizer)
-    extra = {"history.json": (args.run / "history.json").read_text()} | trained_on(args.run, [*records, *composed])
+    extra = {"history.json": history_of(args.run)} | trained_on(args.run, [*records, *composed])
     digest = save_checkpoint(
         args.out,
         config=replace(config, lora_alpha=config.lora_alpha * scale_by, length=length),

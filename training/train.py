@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -321,6 +320,18 @@ def _go_on_from(encoder: Encoder, checkpoint: Path) -> None:
     encoder.load_state_dict(found, strict=False)
 
 
+def list_training(data: Path, begun: Path | None, out: Path) -> None:
+    """Write the list of the traces that a run has seen, those of the checkpoint that it goes on from among them.
+
+    Without a list of either there is none: a part of it would say "not seen" of traces that were.
+    """
+    (out / TRAINED_ON).unlink(missing_ok=True)
+    lists = [folder / TRAINED_ON for folder in (data, begun) if folder is not None]
+    if all(path.is_file() for path in lists):
+        lines = dict.fromkeys(line for path in lists for line in path.read_text().splitlines())
+        (out / TRAINED_ON).write_text("".join(f"{line}\n" for line in lines))
+
+
 def _shared(accelerator: Accelerator, history: dict[str, Any]) -> dict[str, Any]:
     """The main process's history, in every process: early stopping must agree."""
     if accelerator.num_processes == 1:
@@ -410,9 +421,7 @@ def main() -> None:
     data = load_from_disk(str(args.data))
     taxonomy = own_taxonomy(args.data) or TAXONOMY
     write_taxonomy(taxonomy, args.out / TAXONOMY_FILE)
-    (args.out / TRAINED_ON).unlink(missing_ok=True)
-    if (args.data / TRAINED_ON).is_file():
-        shutil.copyfile(args.data / TRAINED_ON, args.out / TRAINED_ON)
+    list_training(args.data, Path(settings.begun) if settings.begun else None, args.out)
     begun = time.monotonic()
     history = train(data, args.out, settings, resume=args.resume, taxonomy=taxonomy)  # type: ignore[arg-type]
     best = max(history["epochs"], key=lambda entry: entry["score"])
