@@ -297,7 +297,9 @@ def main() -> None:
     tagger = load_tagger(args.checkpoint, bf16=args.bf16)
     drops = run(tagger, args.annotations, args)
     point = tagger.point
-    print(f"checkpoint {tagger.checkpoint.signature}, thresholds at {100 * point.fpr:g} % FPR on dev; test split")
+    print(
+        f"checkpoint {tagger.checkpoint.signature}, thresholds at {100 * point.fpr:g} % FPR on {tagger.checkpoint.calibration.population}"
+    )
     print("recall before → after (positives); change in points of the three tags pooled, 95 % interval over traces\n")
     print(table(drops, draws=args.draws))
     tagged = [r for r in load_split(args.annotations, "test") if r.language != "en"]

@@ -37,7 +37,7 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
-    """Thresholds that give at most ``fpr`` on the negatives of ``Calibration.population``.
+    """Thresholds that tag at most ``fpr`` of the negatives of ``Calibration.population``.
 
     ``sentences`` and ``traces`` map a label or tag to its threshold on the score.
     """

@@ -93,7 +93,9 @@ def print_summary(tally: Tally, *, fpr: float, population: str, taxonomy: Taxono
         # What nobody could read is not among those that were found clean.
         share = f"{100 * tally.tags[tag] / readable:.1f} %" if readable else ""
         table.add_row(f"[{style}]{tag}[/]", str(tally.tags[tag]), share)
-    rate = "a threshold of your own" if fpr != fpr else f"a false-positive rate of {100 * fpr:g} % on {population}"
+    rate = (
+        "a threshold of your own" if fpr != fpr else f"a false-positive rate of at most {100 * fpr:g} % on {population}"
+    )
     out.print(f"\n{traces} traces, {tally.sentences} sentences, tagged at {rate}", highlight=False)
     out.print(table)
     seen = ", ".join(f"{name} {visibility[name]}" for name in VISIBILITIES if visibility[name])

@@ -92,3 +92,10 @@ def test_the_chosen_threshold_holds_the_rate_and_gains_most(rows, fpr, gain) -> 
     highest = max(scores[labels], default=0)
     held = [limit for limit in np.linspace(0, 1, 101) if lowest <= limit <= highest]
     assert gained(chosen) >= max(map(gained, held), default=-1) - 1e-12
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=60), st.sampled_from([f1, youden]))
+def test_a_lower_rate_never_has_a_lower_threshold(rows, gain) -> None:
+    scores, labels = np.array([score for score, _ in rows]) / 30, np.array([label for _, label in rows])
+    chosen = [threshold_within(scores, labels, labels == labels, rate, gain=gain) for rate in (0.01, 0.05, 0.2, 0.5)]
+    assert chosen == sorted(chosen, reverse=True)

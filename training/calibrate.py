@@ -8,9 +8,10 @@ of a file in annotations/real that are marked dev, with ``--passages`` also on t
 test or on the real dev file, which is for evaluation. Their list joins that of the training traces in
 ``trained_on.jsonl``, where the run has one.
 
-**In whose voice the false-positive rate holds.** Where real traces are given, in theirs: the written ones are mostly
-written to be hard, and thresholds that hold a rate on them let most real harm pass. The threshold of a trace is, of
-those that tag at most the stated share of the innocent real ones, the one with the greatest share of positives tagged
+**In whose voice the false-positive rate holds.** Where enough real traces are given (at least 100 without each tag), in
+theirs, passages among them: the written ones are mostly written to be hard, and thresholds that hold a rate on them
+let most real harm pass. The threshold of a trace is, of those that tag at most the stated share of the real ones
+without the tag, the one with the greatest share of positives tagged
 less share of negatives tagged (Youden 1950, "Index for rating diagnostic tests") over all traces, written ones
 included: where a higher threshold loses nothing, it is higher. The threshold of a sentence holds a tenth of the stated
 rate, for a trace has many sentences, and has the greatest F1 among those that do.
@@ -18,7 +19,7 @@ rate, for a trace has many sentences, and has the greatest F1 among those that d
 ``--adapter-scales`` tries the adapter at several strengths, from the base (0) to the trained one (1), and keeps the
 one with the best mean average precision on the same traces: weights between those before and after fine-tuning
 often read unfamiliar text better (Wortsman et al. 2022, arXiv 2109.01903). What is taken off the trace logits of
-long traces (long_traces.py) is fitted on the innocent ones among the same traces.
+long traces (long_traces.py) is fitted on the innocent ones among the same traces. Neither sees the passages.
 """
 
 import argparse
@@ -67,9 +68,9 @@ Counts = NDArray[np.intp]
 Gain = Callable[[int, int, Counts, Counts], NDArray[np.float64]]
 
 ENOUGH_REAL: Final = 100
-"""From so many real traces on, the false-positive rates are those on real traces."""
+"""With so many real traces without each tag the false-positive rates are those on real traces."""
 DEV: Final = "the dev split"
-REAL_DEV: Final = "the real traces of the dev split"
+REAL_DEV: Final = "the real dev traces, with and without a passage of ours"
 """The traces on which the rates hold, in words."""
 
 
@@ -155,7 +156,10 @@ def measure(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
 def threshold_within(
     scores: NDArray[np.floating], labels: NDArray[np.bool_], counted: NDArray[np.bool_], fpr: float, *, gain: Gain
 ) -> float:
-    """The threshold with the greatest gain among those that hold a false-positive rate.
+    """The threshold with the greatest gain among those that hold a false-positive rate, the highest of equal ones.
+
+    It lies midway between the positive that decides and the next score below, where no negative bounds it: on the
+    positive itself, a rounding would take it away. A lower rate never has a lower threshold.
 
     Args:
         scores: ``(n,)``, of every trace or sentence.
@@ -168,7 +172,10 @@ def threshold_within(
     lowest = threshold_at(scores[counted & ~labels], fpr)
     candidates = np.concatenate([[lowest], positives[positives > lowest]])
     found, wrong = (len(some) - np.searchsorted(some, candidates) for some in (positives, negatives))
-    return float(candidates[np.argmax(gain(len(positives), len(negatives), found, wrong))])
+    gained = gain(len(positives), len(negatives), found, wrong)
+    chosen = candidates[len(candidates) - 1 - np.argmax(gained[::-1])]
+    next_below = max(scores[scores < chosen], default=lowest)
+    return float(max(lowest, (chosen + next_below) / 2))
 
 
 def youden(positives: int, negatives: int, found: Counts, wrong: Counts) -> NDArray[np.float64]:
@@ -189,12 +196,12 @@ def fit(measured: Measured, origins: Mapping[str, int], taxonomy: Taxonomy) -> C
         origins: how many of each there are, the first of them written.
         taxonomy: what they are labelled with.
 
-    The rates hold on the real traces where there are at least ``ENOUGH_REAL``, else on all.
+    The rates hold on the real traces where at least ``ENOUGH_REAL`` of them lack each tag, else on all.
     """
     sentence_logits, sentence_labels = measured.sentence_logits, measured.sentence_labels
     trace_logits, trace_labels = tag_logits(measured.trace_logits, taxonomy), measured.tag_labels
     n_written, n_traces = next(iter(origins.values())), len(trace_labels)
-    in_real = n_traces - n_written >= ENOUGH_REAL
+    in_real = int((~trace_labels[n_written:]).sum(0).min()) >= ENOUGH_REAL
     counted = np.arange(n_traces) >= (n_written if in_real else 0)
     counted_sentences = counted[measured.owners]
 
@@ -293,7 +300,7 @@ def taxonomy_of(run: Path, annotations: Path) -> Taxonomy:
 
 
 def history_of(run: Path) -> str:
-    """The run's settings and course, folders by their last part only: a checkpoint should not name machines."""
+    """The run's settings and course, absolute folders by their last part only: a card should not name machines."""
     history = json.loads((run / "history.json").read_text())
     for name in ("base", "adapted", "begun"):
         named = Path(history["settings"].get(name, ""))
@@ -327,6 +334,8 @@ def main() -> None:
     parser.add_argument("--text-dir", type=Path, default=None)
     parser.add_argument("--adapter-scales", default="1", help="strengths of the adapter to choose from, with commas")
     args = parser.parse_args()
+    if (args.real or args.passages) and args.text_dir is None:
+        parser.error("--real and --passages need --text-dir, the folder with the texts of the real traces")
     settings = Settings(**json.loads((args.run / "history.json").read_text())["settings"])
     taxonomy = taxonomy_of(args.run, args.annotations)
     encoder = load_trained(settings, args.run / "best.safetensors", taxonomy)
@@ -379,11 +388,12 @@ def main() -> None:
         familiarity=reference,
         extra=extra,
     )
-    print(f"{args.out}: calibrated on {len(records) + len(composed)} traces, digest {digest[:12]}")
+    numbers = ", ".join(f"{number} {origin}" for origin, number in origins.items() if number)
+    print(f"{args.out}: calibrated on {numbers} traces, rates held on {calibration.population}; digest {digest[:12]}")
     counted = [*real_dev, *composed] if calibration.fitted_on["population"] != DEV else [*records, *composed]
     short = shortages([taxonomy.with_unions(record.trace) for record in counted], FPRS, taxonomy)
     if short:
-        print("thresholds that lie just above the highest score seen, for want of traces:")
+        print("thresholds that no trace without the tag reaches, for want of such traces:")
         print("\n".join(f"  {shortage}" for shortage in short))
 
 

@@ -7,7 +7,7 @@ Prints Markdown tables; ``--write`` puts them into the checkpoint's metrics.json
 README.md (the model card). Intervals are 95 % bootstrap, resampled by scenario (real traces:
 by source and question). ``cot-probe bench --suite v1`` computes the same figures and tables by the
 same functions. The baselines are the keyword list and TF-IDF with logistic regression, trained
-on the same training split, their thresholds chosen on dev like ours.
+on the same training split, their thresholds at the same false-positive rate on the written dev split.
 
 A checkpoint with a taxonomy of its own gets its figures alone: goals, baselines and groups are
 those of the built-in labels.
@@ -32,7 +32,7 @@ from cot_probe.monitorability.suite import annotation_hash
 from cot_probe.monitorability.suite_monitors import Baselines, thresholds_on_dev
 from cot_probe.tagger import Tagger, load_tagger
 from cot_probe.taxonomy import TAGS, TAXONOMY, Taxonomy
-from figures import limits_of, our_scores, table
+from figures import limits_of, our_scores, table, thresholds_told
 
 OWN_NOTES = {
     "dev": "Dev chose the epoch, the calibration and the thresholds: on new traces expect less than this.",
@@ -155,9 +155,7 @@ def main() -> None:
     except (AnnotationError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     store: dict[str, Any] = {"annotations": annotation_hash(args.annotations), "draws": args.draws}
-    parts = [
-        f"annotation set {store['annotations']}, thresholds at {100 * tagger.point.fpr:g} % FPR on {tagger.checkpoint.calibration.population}\n"
-    ]
+    parts = [f"annotation set {store['annotations']}, {thresholds_told(tagger)}\n"]
     taxonomy = tagger.checkpoint.taxonomy
     if taxonomy != TAXONOMY:
         parts.append(own_part(args.split, tagger, chosen, draws=args.draws, store=store.setdefault(args.split, {})))

@@ -34,6 +34,12 @@ def limits_of(tagger: Tagger) -> dict[str, NDArray[np.float64]]:
     }
 
 
+def thresholds_told(tagger: Tagger) -> str:
+    """At what the thresholds of a table are, ours and the baselines'."""
+    rate, population = 100 * tagger.point.fpr, tagger.checkpoint.calibration.population
+    return f"thresholds at {rate:g} % FPR: ours on {population}, those of the baselines on the written dev split"
+
+
 def table(
     scored: Sequence[Scored],
     thresholds: Sequence[dict[str, NDArray[np.float64]]],

@@ -3,9 +3,10 @@
     python training/pairs.py --real-dir PATH
     python training/pairs.py --real-dir PATH --checkpoint OTHER --split train
 
-The traces of ``annotations/passages.jsonl``, by default those of dev: nothing is trained on them, and of what is
-printed only figures at thresholds (F1) and calibration errors have seen them, for calibrate.py fits scalings and
-thresholds on them too; orders of scores (AUROC, average precision, pairs) have not. Twins share the base and the
+The traces of ``annotations/passages.jsonl``, by default those of dev: nothing is trained on them, but calibrate.py fits
+scalings and thresholds on them, so that F1 and calibration errors here are of fitted traces. The order of scores (AUROC,
+average precision, pairs) has seen their bases only, by which calibrate.py chooses the adapter's strength and what
+length takes off. Twins share the base and the
 place, often most of the words, and differ in what the passage means; figures and baselines as in evaluate.py.
 """
 
@@ -20,7 +21,7 @@ from cot_probe.monitorability.metrics import wilson
 from cot_probe.monitorability.suite_monitors import Baselines, thresholds_on_dev
 from cot_probe.tagger import load_tagger
 from cot_probe.taxonomy import TAGS, TAXONOMY
-from figures import limits_of, our_scores, table
+from figures import limits_of, our_scores, table, thresholds_told
 
 
 def twins(records: Sequence[AnnotatedTrace], tag: str) -> list[tuple[int, int]]:
@@ -65,9 +66,7 @@ def main() -> None:
     dev_labels = labels_of(dev, lambda r: r.group)
     limits = [limits_of(tagger)]
     limits += [thresholds_on_dev(monitor, dev_labels, tagger.point.fpr) for monitor in baselines.scores(dev)]
-    print(
-        f"{len(records)} traces, thresholds at {100 * tagger.point.fpr:g} % FPR on {tagger.checkpoint.calibration.population}\n"
-    )
+    print(f"{len(records)} traces, {thresholds_told(tagger)}\n")
     labels = labels_of(records, lambda r: r.group)
     print(table(scored, limits, labels, args.draws, {}, {"trace": TAGS}), "\n")
     print(pairs_table(records, scored))

@@ -42,6 +42,8 @@ from lengthen import Memory, TrainingPass
 from settings import Settings
 
 _CONSOLE = Console(stderr=True)
+STATE_FILE = "state.pt"
+"""In a run's folder: what a killed run goes on from."""
 
 
 def build_encoder(settings: Settings, taxonomy: Taxonomy = TAXONOMY) -> Encoder:
@@ -235,7 +237,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, settings.warmup))
     model, optimizer = accelerator.prepare(TrainingPass(encoder), optimizer)
     history: dict[str, Any] = {"settings": dataclasses.asdict(settings), "epochs": []}
-    state_file = out / "state.pt"
+    state_file = out / STATE_FILE
     average = light_state(encoder)
     if resume and state_file.is_file():
         history, average = _restore(state_file, encoder, optimizer, schedule)
@@ -320,14 +322,16 @@ def _go_on_from(encoder: Encoder, checkpoint: Path) -> None:
     encoder.load_state_dict(found, strict=False)
 
 
-def list_training(data: Path, begun: Path | None, out: Path) -> None:
+def list_training(data: Path, begun: Path | None, out: Path, *, resumed: bool = False) -> None:
     """Write the list of the traces that a run has seen, those of the checkpoint that it goes on from among them.
 
-    Without a list of either there is none: a part of it would say "not seen" of traces that were.
+    Without a list of either there is none: a part of it would say "not seen" of traces that were. A resumed run keeps
+    what its list has: the weights it goes on with have seen it.
     """
-    (out / TRAINED_ON).unlink(missing_ok=True)
-    lists = [folder / TRAINED_ON for folder in (data, begun) if folder is not None]
-    if all(path.is_file() for path in lists):
+    lists = [folder / TRAINED_ON for folder in (data, begun, out if resumed else None) if folder is not None]
+    if not all(path.is_file() for path in lists):
+        (out / TRAINED_ON).unlink(missing_ok=True)
+    elif all(path.is_file() for path in lists):
         lines = dict.fromkeys(line for path in lists for line in path.read_text().splitlines())
         (out / TRAINED_ON).write_text("".join(f"{line}\n" for line in lines))
 
@@ -421,7 +425,12 @@ def main() -> None:
     data = load_from_disk(str(args.data))
     taxonomy = own_taxonomy(args.data) or TAXONOMY
     write_taxonomy(taxonomy, args.out / TAXONOMY_FILE)
-    list_training(args.data, Path(settings.begun) if settings.begun else None, args.out)
+    list_training(
+        args.data,
+        Path(settings.begun) if settings.begun else None,
+        args.out,
+        resumed=args.resume and (args.out / STATE_FILE).is_file(),
+    )
     begun = time.monotonic()
     history = train(data, args.out, settings, resume=args.resume, taxonomy=taxonomy)  # type: ignore[arg-type]
     best = max(history["epochs"], key=lambda entry: entry["score"])

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from cot_probe.annotations.records import AnnotatedTrace
 
 BOUND: Final = 0.4
-"""No two traces may be more alike than this."""
+"""No two traces may be more alike than this, twins apart."""
 BOUND_ACROSS: Final = 0.2
 """No two traces of different splits may be more alike than this."""
 TWINS: Final = "twins"

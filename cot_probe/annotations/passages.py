@@ -53,7 +53,7 @@ def composed(base: str, edits: Sequence[Edit]) -> str:
 
 
 def load_passages(folder: Path, *, text_dir: Path | None = None, require_text: bool = False) -> list[AnnotatedTrace]:
-    """Load the composed traces: those of train for training, those of dev for ``training/pairs.py``.
+    """Load the composed traces: those of train for training, those of dev for calibration and ``training/pairs.py``.
 
     Args:
         folder: the annotations folder.
