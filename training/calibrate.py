@@ -10,11 +10,9 @@ test or on the real dev file, which is for evaluation. Their list joins that of 
 
 **In whose voice the false-positive rate holds.** Where enough real traces are given (at least 100 without each tag), in
 theirs, passages among them: the written ones are mostly written to be hard, and thresholds that hold a rate on them
-let most real harm pass. The threshold of a trace is, of those that tag at most the stated share of the real ones
-without the tag, the one with the greatest share of positives tagged
-less share of negatives tagged (Youden 1950, "Index for rating diagnostic tests") over all traces, written ones
-included: where a higher threshold loses nothing, it is higher. The threshold of a sentence holds a tenth of the stated
-rate, for a trace has many sentences, and has the greatest F1 among those that do.
+let most real harm pass. The threshold is, of those that tag at most the stated share of the real traces without the
+tag, the one with the greatest F1 on all of them, written ones included: where a higher threshold loses nothing, it is
+higher. So it is for sentences, at a tenth of the stated rate, for a trace has many.
 
 ``--adapter-scales`` tries the adapter at several strengths, from the base (0) to the trained one (1), and keeps the
 one with the best mean average precision on the same traces: weights between those before and after fine-tuning
@@ -24,7 +22,7 @@ long traces (long_traces.py) is fitted on the innocent ones among the same trace
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -63,9 +61,6 @@ from cot_probe.tokens import BaseTokenizer, known_words
 from long_traces import fit_length, innocent, parts_of
 from settings import Settings
 from train import light_state, load_trained
-
-Counts = NDArray[np.intp]
-Gain = Callable[[int, int, Counts, Counts], NDArray[np.float64]]
 
 ENOUGH_REAL: Final = 100
 """With so many real traces without each tag the false-positive rates are those on real traces."""
@@ -154,9 +149,9 @@ def measure(tagger: Tagger, records: list[AnnotatedTrace]) -> Measured:
 
 
 def threshold_within(
-    scores: NDArray[np.floating], labels: NDArray[np.bool_], counted: NDArray[np.bool_], fpr: float, *, gain: Gain
+    scores: NDArray[np.floating], labels: NDArray[np.bool_], counted: NDArray[np.bool_], fpr: float
 ) -> float:
-    """The threshold with the greatest gain among those that hold a false-positive rate, the highest of equal ones.
+    """The threshold with the greatest F1 among those that hold a false-positive rate, the highest of equal ones.
 
     It lies midway between the positive that decides and the next score below, where no negative bounds it: on the
     positive itself, a rounding would take it away. A lower rate never has a lower threshold.
@@ -166,26 +161,15 @@ def threshold_within(
         labels: ``(n,)``, which carry the tag.
         counted: ``(n,)``, those on whose negatives the rate holds.
         fpr: the rate.
-        gain: of the numbers of positives, negatives, positives tagged and negatives tagged.
     """
     positives, negatives = np.sort(scores[labels]), np.sort(scores[~labels])
     lowest = threshold_at(scores[counted & ~labels], fpr)
     candidates = np.concatenate([[lowest], positives[positives > lowest]])
     found, wrong = (len(some) - np.searchsorted(some, candidates) for some in (positives, negatives))
-    gained = gain(len(positives), len(negatives), found, wrong)
-    chosen = candidates[len(candidates) - 1 - np.argmax(gained[::-1])]
+    f1 = 2 * found / np.maximum(len(positives) + found + wrong, 1)
+    chosen = candidates[len(candidates) - 1 - np.argmax(f1[::-1])]
     next_below = max(scores[scores < chosen], default=lowest)
     return float(max(lowest, (chosen + next_below) / 2))
-
-
-def youden(positives: int, negatives: int, found: Counts, wrong: Counts) -> NDArray[np.float64]:
-    """Share of positives tagged less share of negatives tagged."""
-    return found / max(positives, 1) - wrong / max(negatives, 1)
-
-
-def f1(positives: int, _negatives: int, found: Counts, wrong: Counts) -> NDArray[np.float64]:
-    """Harmonic mean of precision and recall, 0 where nothing is tagged."""
-    return 2 * found / np.maximum(positives + found + wrong, 1)
 
 
 def fit(measured: Measured, origins: Mapping[str, int], taxonomy: Taxonomy) -> Calibration:
@@ -213,10 +197,10 @@ def fit(measured: Measured, origins: Mapping[str, int], taxonomy: Taxonomy) -> C
 
     def sentence_threshold(at: int, label: str, fpr: float) -> float:
         scores, right = scale(sentence_logits[:, at], sentences[label]), sentence_labels[:, at]
-        return threshold_within(scores, right, counted_sentences, fpr * SENTENCE_SHARE, gain=f1)
+        return threshold_within(scores, right, counted_sentences, fpr * SENTENCE_SHARE)
 
     def trace_threshold(at: int, tag: str, fpr: float) -> float:
-        return threshold_within(scale(trace_logits[:, at], traces[tag]), trace_labels[:, at], counted, fpr, gain=youden)
+        return threshold_within(scale(trace_logits[:, at], traces[tag]), trace_labels[:, at], counted, fpr)
 
     points = tuple(
         OperatingPoint(
