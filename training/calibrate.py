@@ -65,7 +65,7 @@ from train import light_state, load_trained
 ENOUGH_REAL: Final = 100
 """With so many real traces without each tag the false-positive rates are those on real traces."""
 DEV: Final = "the dev split"
-REAL_DEV: Final = "the real dev traces, with and without a passage of ours"
+REAL_DEV: Final = "the real calibration traces, with and without a passage of ours"
 """The traces on which the rates hold, in words."""
 
 
