@@ -16,6 +16,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 from toy import make_base
 
 from augment import Augmentation, Fillers, augmented, plain
@@ -182,7 +183,7 @@ ROWS = st.integers(1, 30).flatmap(
 @given(ROWS, st.integers(0, 10**6))
 def test_augmentation_keeps_labels_with_their_sentences(row: dict[str, list], seed: int) -> None:
     filler = {"sentences": [[1]] * 50, "labels": [[0] * 5] * 50, "kinds": [-1] * 50, "trace": [0] * 5, "context": []}
-    how = Augmentation(drop_context=0.5, cut=0.4, dilute=0.6, mask=0.0)
+    how = Augmentation(drop_context=0.5, cut=0.4, dilute=0.6, mask=0.0, stretch=0)
     example = augmented(row, Fillers(real=[], written=[filler]), how, np.random.default_rng(seed), mask_id=0)
     assert len(example.sentences) == len(example.labels) == len(example.kinds)
     wanted = {tuple(ids): labels for ids, labels in zip(row["sentences"], row["labels"], strict=True)}
@@ -190,6 +191,52 @@ def test_augmentation_keeps_labels_with_their_sentences(row: dict[str, list], se
         assert labels == ([0] * 5 if ids == [1] else wanted[tuple(ids)])
     cut = len([ids for ids in example.sentences if ids != [1]]) < len(row["sentences"])
     assert not (cut and example.trace is not None and any(example.trace))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 200), st.lists(st.integers(0, 199), max_size=3), st.integers(1, 120), st.integers(0, 10**6))
+def test_a_stretch_holds_every_labelled_sentence_and_what_the_trace_carries(
+    count: int, marks: list[int], longest: int, seed: int
+) -> None:
+    labelled = sorted({mark for mark in marks if mark < count})
+    row = {
+        "sentences": [[k] for k in range(count)],
+        "context": [],
+        "labels": [[int(k in labelled), 0] for k in range(count)],
+        "kinds": [-1] * count,
+        "trace": [int(bool(labelled)), 0],
+    }
+    how = Augmentation(drop_context=0, cut=0, dilute=0, mask=0, stretch=longest)
+    example = augmented(row, Fillers(real=[], written=[]), how, np.random.default_rng(seed), mask_id=-1)
+    shown = [ids[0] for ids in example.sentences]
+    assert shown == list(range(shown[0], shown[0] + len(shown))) and set(labelled) <= set(shown)
+    assert example.labels == [row["labels"][k] for k in shown] and example.trace == row["trace"]
+    span = labelled[-1] - labelled[0] + 1 if labelled else 0
+    assert min(count, 15, longest) <= len(shown) <= max(longest, span)
+    if count <= min(15, longest):
+        assert len(shown) == count
+
+
+def test_length_does_not_tell_labelled_rows_from_others() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(3000):
+        count, carries = int(rng.lognormal(3.3, 0.8)) + 1, number % 2
+        marked = int(rng.integers(count))
+        rows.append(
+            {
+                "sentences": [[5]] * count,
+                "context": [],
+                "labels": [[int(carries and k == marked)] for k in range(count)],
+                "kinds": [-1] * count,
+                "trace": [carries],
+                "real": False,
+            }
+        )
+    how, fillers = Augmentation(mask=0.0), Fillers.among(rows)
+    shown = [augmented(row, fillers, how, rng, mask_id=0) for row in rows]
+    known = [(example.trace[0], len(example.sentences)) for example in shown if example.trace is not None]
+    assert roc_auc_score(*zip(*known, strict=True)) == pytest.approx(0.5, abs=0.03)
 
 
 def test_no_augmentation_changes_nothing() -> None:

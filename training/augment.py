@@ -1,14 +1,18 @@
-"""What training does to a row before it is shown: context dropout, cut-offs, dilution, masking.
+"""What training does to a row before it is shown: stretches, context dropout, cut-offs, dilution, masking.
 
 Each change is drawn from the generator given, so that an epoch is a function of seed and
-epoch number alone.
+epoch number alone. Rows with and without labels are stretched and diluted alike: otherwise
+length would say what a trace carries.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+
+_SHORTEST: Final = 15
+"""Sentences that a stretch has at least, where the row has so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +22,13 @@ class Augmentation:
     Attributes:
         drop_context: the instructions are left out.
         cut: the trace ends early, as a live monitor sees it; its trace labels are then unknown.
-        dilute: a row with labels gets runs of sentences of an unlabelled trace before and after.
+        dilute: a row gets runs of sentences of an unlabelled trace before and after.
         real_filler: share of the dilutions that take them from a real trace. Nearly all real
             training traces carry nothing; without this, sounding real means carrying nothing.
         mask: each token becomes the mask token.
-        stretch: a row without any label is shown as a random stretch of at most so many
-            sentences (a number, not a probability): long empty rows cost much and teach little.
+        stretch: a row is shown as a random stretch of so many sentences at most (a number, not a
+            probability), drawn anew each time, log-uniformly from 15 on: long rows cost much and teach
+            little. Every labelled sentence stays in. 0 shows whole rows.
     """
 
     drop_context: float = 0.3
@@ -31,7 +36,7 @@ class Augmentation:
     dilute: float = 0.35
     real_filler: float = 0.6
     mask: float = 0.05
-    stretch: int = 30
+    stretch: int = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +100,12 @@ def augmented(
     mask_id: int,
 ) -> Example:
     """Draw the changes for one row."""
-    example = _stretch(plain(row), how.stretch, rng)
-    labelled = _labelled(example)
+    example = _stretch(plain(row), _drawn_length(how.stretch, rng), rng) if how.stretch else plain(row)
     if rng.random() < how.drop_context:
         example = _replace(example, context=[])
     if rng.random() < how.cut and len(example.sentences) > 3:
         example = _cut(example, int(rng.integers(2, len(example.sentences))))
-    elif labelled and rng.random() < how.dilute and (fillers.real or fillers.written):
+    elif rng.random() < how.dilute and (fillers.real or fillers.written):
         example = _diluted(example, fillers.draw(how.real_filler, rng), rng)
     if how.mask:
         masked = [[mask_id if rng.random() < how.mask else token for token in ids] for ids in example.sentences]
@@ -109,8 +113,10 @@ def augmented(
     return example
 
 
-def _labelled(example: Example) -> bool:
-    return any(map(any, example.labels)) or example.trace is None or any(example.trace)
+def _drawn_length(longest: int, rng: np.random.Generator) -> int:
+    """Log-uniform, so that short stretches are as common as long ones."""
+    shortest = min(_SHORTEST, longest)
+    return int(np.exp(rng.uniform(np.log(shortest), np.log(longest + 1))))
 
 
 def _replace(example: Example, **changes: Any) -> Example:
@@ -119,11 +125,21 @@ def _replace(example: Example, **changes: Any) -> Example:
 
 
 def _stretch(example: Example, longest: int, rng: np.random.Generator) -> Example:
+    """At most ``longest`` sentences in a row; more where the labelled ones reach further.
+
+    What a trace carries still holds, for the sentences that carry it stay. A trace label that no
+    sentence bears out keeps the whole row.
+    """
     count = len(example.sentences)
-    if count <= longest or _labelled(example):
+    labelled = [at for at, labels in enumerate(example.labels) if any(labels)]
+    if count <= longest or (not labelled and example.trace is not None and any(example.trace)):
         return example
-    begin = int(rng.integers(0, count - longest + 1))
-    some = slice(begin, begin + longest)
+    first, last = (labelled[0], labelled[-1] + 1) if labelled else (count, 0)
+    if last - first >= longest:
+        some = slice(first, last)
+    else:
+        begin = int(rng.integers(max(0, last - longest), min(first, count - longest) + 1))
+        some = slice(begin, begin + longest)
     return _replace(
         example,
         sentences=example.sentences[some],
@@ -134,15 +150,17 @@ def _stretch(example: Example, longest: int, rng: np.random.Generator) -> Exampl
 
 
 def _cut(example: Example, keep: int) -> Example:
-    """Keep the first ``keep`` sentences. A trace without a label is still one without when cut."""
-    clean = example.trace is not None and not any(example.trace)
+    """Keep the first ``keep`` sentences. What such a trace carries is unknown, also where the whole carries
+    nothing: known for these alone, being short would count as carrying nothing.
+    """
+    some = slice(0, keep)
     return Example(
-        sentences=example.sentences[:keep],
+        sentences=example.sentences[some],
         context=example.context,
-        labels=example.labels[:keep],
-        kinds=example.kinds[:keep],
-        known=example.known[:keep],
-        trace=example.trace if clean else None,
+        labels=example.labels[some],
+        kinds=example.kinds[some],
+        known=example.known[some],
+        trace=None,
     )
 
 

@@ -41,7 +41,7 @@ class Settings:
     dilute: float = 0.35
     real_filler: float = 0.6
     mask: float = 0.05
-    stretch: int = 30
+    stretch: int = 120
     adapted: str = ""
     begun: str = ""
     average: float = 0.0
