@@ -150,8 +150,9 @@ def _stretch(example: Example, longest: int, rng: np.random.Generator) -> Exampl
 
 
 def _cut(example: Example, keep: int) -> Example:
-    """Keep the first ``keep`` sentences. What such a trace carries is unknown, also where the whole carries
-    nothing: known for these alone, being short would count as carrying nothing.
+    """Keep the first ``keep`` sentences; what the trace carries is then unknown.
+
+    Also where the whole carries nothing: were it known for these alone, being short would count as carrying nothing.
     """
     some = slice(0, keep)
     return Example(
