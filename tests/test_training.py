@@ -213,8 +213,6 @@ def test_a_stretch_holds_every_labelled_sentence_and_what_the_trace_carries(
     assert example.labels == [row["labels"][k] for k in shown] and example.trace == row["trace"]
     span = labelled[-1] - labelled[0] + 1 if labelled else 0
     assert min(count, 15, longest) <= len(shown) <= max(longest, span)
-    if count <= min(15, longest):
-        assert len(shown) == count
 
 
 def test_length_does_not_tell_labelled_rows_from_others() -> None:

@@ -127,8 +127,8 @@ def _replace(example: Example, **changes: Any) -> Example:
 def _stretch(example: Example, longest: int, rng: np.random.Generator) -> Example:
     """At most ``longest`` sentences in a row; more where the labelled ones reach further.
 
-    What a trace carries still holds, for the sentences that carry it stay. A trace label that no
-    sentence bears out keeps the whole row.
+    What a trace carries still holds, for the sentences that carry it stay. Where the trace is labelled
+    and no sentence is, the row stays whole.
     """
     count = len(example.sentences)
     labelled = [at for at, labels in enumerate(example.labels) if any(labels)]
@@ -140,13 +140,7 @@ def _stretch(example: Example, longest: int, rng: np.random.Generator) -> Exampl
     else:
         begin = int(rng.integers(max(0, last - longest), min(first, count - longest) + 1))
         some = slice(begin, begin + longest)
-    return _replace(
-        example,
-        sentences=example.sentences[some],
-        labels=example.labels[some],
-        kinds=example.kinds[some],
-        known=example.known[some],
-    )
+    return _part(example, some)
 
 
 def _cut(example: Example, keep: int) -> Example:
@@ -154,14 +148,17 @@ def _cut(example: Example, keep: int) -> Example:
 
     Also where the whole carries nothing: were it known for these alone, being short would count as carrying nothing.
     """
-    some = slice(0, keep)
-    return Example(
+    return _replace(_part(example, slice(0, keep)), trace=None)
+
+
+def _part(example: Example, some: slice) -> Example:
+    """Some sentences of an example and what was said of them; the trace's labels as they are."""
+    return _replace(
+        example,
         sentences=example.sentences[some],
-        context=example.context,
         labels=example.labels[some],
         kinds=example.kinds[some],
         known=example.known[some],
-        trace=None,
     )
 
 

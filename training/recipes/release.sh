@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A release checkpoint, from the annotations to the model card. About an hour and a half on two CPU cores.
+# A release checkpoint, from the annotations to the model card. Two hours on two CPU cores.
 # REAL_DIR holds the texts of annotations/real (cot-probe annotations fetch makes it).
 # Another SEED shows how much of a figure is chance.
 #   REAL_DIR=/path/to/real/texts training/recipes/release.sh
-# BEGUN goes on from an earlier release instead of from fresh weights. The shipped one was made so, in an hour, from
-# the fifth, which is this recipe from fresh weights (the folder checkpoints/probe-minilm as git had it then):
-#   BEGUN=/path/to/fifth EPOCHS=3 RATE=3e-4 HEAD_RATE=6e-4 REAL_DIR=… training/recipes/release.sh
+# BEGUN goes on from an earlier checkpoint instead of from fresh weights. The shipped one (the sixth release) was made
+# so from the fifth, with annotations and scripts as they were before the seventh (training/LOG.md): EPOCHS=3 RATE=3e-4
+# HEAD_RATE=6e-4. With those of today this recipe makes another one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 run=${RUN:-runs/release}
