@@ -230,6 +230,8 @@ def test_groups_equal_scikit_learn_and_small_ones_have_counts_only() -> None:
     assert all(row.auroc is None for row in breakdowns.breakdown(trace, names, figures=False))
     for text in (card_markdown.figures_markdown("group", rows), card_markdown.counts_markdown("group", rows)):
         assert len({line.count("|") for line in text.splitlines()}) == 1
+    low, high = (round(100 * bound) for bound in metrics.wilson(rows[0].found, rows[0].positive))
+    assert f"{rows[0].found} / {rows[0].positive} [{low}, {high}]" in card_markdown.figures_markdown("group", rows)
 
 
 class NoBaselines:
@@ -252,6 +254,7 @@ def test_the_evaluation_reports_and_stores_all_tables(toy_tagger: Tagger, by_sce
         "made up", toy_tagger, records, records, NoBaselines(), by_scenario=by_scenario, draws=5, store=store
     )
     assert "### Goals" in text and "### False positives on hard negatives" in text and "### By kind of trace" in text
+    assert f"| en | 0 / {len(records)}: 0.0 % [0.0, " in text.partition("### Marked unfamiliar")[2]
     assert "value" in store["figures"]["trace/strategic_harm/cot_probe"]["AUROC"]
     kind = "phenomenon" if by_scenario else "source"
     assert set(store["breakdowns"]) == {"length", "language class", "language", kind}

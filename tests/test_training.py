@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from datasets import load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -23,7 +25,7 @@ from augment import Augmentation, Fillers, augmented, plain
 from cot_probe.annotations import load_split
 from cot_probe.monitorability.contamination import read_training
 from cot_probe.monitorability.suite import text_hash
-from evaluate import write_results
+from evaluate import training_minutes, write_results
 from heads import asymmetric_loss, focal_loss
 
 SMALL = ["--epochs", "3", "--lora-rank", "4", "--layers", "1,2", "--hidden", "16", "--max-tokens", "128"]
@@ -131,6 +133,29 @@ def test_killed_and_resumed_training_ends_with_the_same_weights(prepared: tuple[
     assert all((a[name] == b[name]).all() for name in a)
 
 
+def test_a_run_is_not_gone_on_with_under_other_settings_or_on_other_data(prepared: tuple[Path, Path, Path]) -> None:
+    root, base, _ = prepared
+    out = train(prepared, "first")
+    before = (out / "best.safetensors").read_bytes()
+    other = root / "other-data"
+    rows = load_from_disk(str(root / "data"))
+    rows["train"] = rows["train"].select(range(1, len(rows["train"])))
+    rows.save_to_disk(str(other))
+    shutil.copy(root / "data" / "trained_on.jsonl", other)
+    for data, more, said in (
+        (root / "data", ("--seed", "7"), r"seed 0 there, 7 here"),
+        (root / "data", ("--head-rate", "2e-3"), r"head_rate \S+ there, 0.002 here"),
+        (other, (), r"the data of other rows or labels"),
+    ):
+        command = script("train.py", "--data", data, "--out", out, "--base", base, *SMALL[:-2],
+                         "--max-tokens", "300", *more, "--resume")  # fmt: skip
+        refused = subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, text=True)
+        assert refused.returncode == 1 and re.search(said, refused.stderr), refused.stderr
+        assert (out / "best.safetensors").read_bytes() == before
+    train(prepared, "first", "--resume")
+    assert (out / "best.safetensors").read_bytes() == before
+
+
 def test_adapting_learns_to_fill_in_words_and_training_starts_from_it(prepared: tuple[Path, Path, Path]) -> None:
     root, base, _ = prepared
     rank = SMALL[SMALL.index("--lora-rank") + 1]
@@ -164,6 +189,12 @@ def test_training_goes_on_from_a_checkpoint(prepared: tuple[Path, Path, Path]) -
     settings = json.loads((root / "probe-moved" / "history.json").read_text())["settings"]
     assert settings["begun"] == checkpoint.name and str(root) not in json.dumps(settings)
     assert any((moved[name] != b[name]).any() for name in b)
+    # The course of both runs stands in the last one's history, in order.
+    history = json.loads((root / "probe-moved" / "history.json").read_text())
+    assert history["before"] == [{k: v for k, v in json.loads((checkpoint / "history.json").read_text()).items()
+                                  if k != "before"}]  # fmt: skip
+    seconds = sum(epoch["seconds"] for run in [*history["before"], history] for epoch in run["epochs"])
+    assert training_minutes(root / "probe-moved") == f"{seconds / 60:.0f}"
 
 
 ROWS = st.integers(1, 30).flatmap(
@@ -252,6 +283,8 @@ def test_what_people_write_above_the_tables_of_a_card_stays(tmp_path: Path) -> N
     told = card.read_text()
     assert "- Found out later.\n" in told and told.endswith("| new |\n") and "| old |" not in told
     assert told.count("\n# Figures\n") == 1 and json.loads((tmp_path / "metrics.json").read_text()) == {"some": 1}
+    write_results(tmp_path, "| new |\n", {}, anew=True)
+    assert "Found out later." not in card.read_text() and card.read_text().endswith("| new |\n")
 
 
 def test_heads_are_compared_on_fixed_vectors_and_the_cache_changes_nothing(prepared: tuple[Path, Path, Path]) -> None:

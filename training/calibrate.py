@@ -59,6 +59,7 @@ from cot_probe.tagger import Tagger
 from cot_probe.taxonomy import TAXONOMY, Taxonomy, own_taxonomy
 from cot_probe.tokens import BaseTokenizer, known_words
 from long_traces import fit_length, innocent, parts_of
+from run_state import HISTORY_FILE
 from settings import Settings
 from train import light_state, load_trained
 
@@ -285,7 +286,7 @@ def taxonomy_of(run: Path, annotations: Path) -> Taxonomy:
 
 def history_of(run: Path) -> str:
     """The run's settings and course, absolute folders by their last part only: a card should not name machines."""
-    history = json.loads((run / "history.json").read_text())
+    history = json.loads((run / HISTORY_FILE).read_text())
     for name in ("base", "adapted", "begun"):
         named = Path(history["settings"].get(name, ""))
         history["settings"][name] = named.name if named.is_absolute() else str(history["settings"].get(name, ""))
@@ -320,7 +321,7 @@ def main() -> None:
     args = parser.parse_args()
     if (args.real or args.passages) and args.text_dir is None:
         parser.error("--real and --passages need --text-dir, the folder with the texts of the real traces")
-    settings = Settings(**json.loads((args.run / "history.json").read_text())["settings"])
+    settings = Settings(**json.loads((args.run / HISTORY_FILE).read_text())["settings"])
     taxonomy = taxonomy_of(args.run, args.annotations)
     encoder = load_trained(settings, args.run / "best.safetensors", taxonomy)
     adapter, heads = split_state(encoder)
@@ -362,7 +363,7 @@ def main() -> None:
     origins = {"written": len(written), "real": len(real_dev), "real with a passage set in": len(composed)}
     calibration = fit(measured.corrected(length), origins, taxonomy)
     reference = familiar([*load_split(args.annotations, "train"), *real], checkpoint.tokenizer)
-    extra = {"history.json": history_of(args.run)} | trained_on(args.run, [*records, *composed])
+    extra = {HISTORY_FILE: history_of(args.run)} | trained_on(args.run, [*records, *composed])
     digest = save_checkpoint(
         args.out,
         config=replace(config, lora_alpha=config.lora_alpha * scale_by, length=length),

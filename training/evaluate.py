@@ -32,7 +32,8 @@ from cot_probe.monitorability.suite import annotation_hash
 from cot_probe.monitorability.suite_monitors import Baselines, thresholds_on_dev
 from cot_probe.tagger import Tagger, load_tagger
 from cot_probe.taxonomy import TAGS, TAXONOMY, Taxonomy
-from figures import limits_of, our_scores, table, thresholds_told
+from figures import limits_of, our_scores, table, thresholds_told, unfamiliar_part
+from run_state import HISTORY_FILE
 
 OWN_NOTES = {
     "dev": "Dev chose the epoch, the calibration and the thresholds: on new traces expect less than this.",
@@ -85,6 +86,7 @@ def evaluate_on(
     parts += [table(scored, limits, labels, draws, store.setdefault("figures", {})), ""]
     parts += [paired(scored, labels, draws, store.setdefault("paired", {})), ""]
     parts += [stance_share(tables), "", hard_negatives_part(tables), breakdowns_part(tables)]
+    parts += [unfamiliar_part(tagger, records)]
     store |= tables_json(tables)
     return "\n".join(parts)
 
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--cards", default=None, help="only scenarios of these cards: FIRST-LAST")
     parser.add_argument("--write", action="store_true", help="write metrics.json and the model card's tables")
+    parser.add_argument("--new-card", action="store_true", help="with --write: replace what stands above the tables")
     args = parser.parse_args()
     if args.cards and args.write:
         parser.error("--write is for a whole split: leave --cards out")
@@ -165,7 +168,7 @@ def main() -> None:
     text = "\n".join(parts)
     print(text)
     if args.write:
-        write_results(folder, text, store, taxonomy)
+        write_results(folder, text, store, taxonomy, anew=args.new_card)
 
 
 def built_in_parts(
@@ -202,19 +205,20 @@ def built_in_parts(
 
 
 def training_minutes(folder: Path) -> str:
-    """Wall time of the run that made the checkpoint, in minutes, from its history."""
-    history = folder / "history.json"
+    """Wall time of the runs that made the checkpoint, in minutes, from their histories."""
+    history = folder / HISTORY_FILE
     if not history.is_file():
         return "an unknown number of"
-    seconds = sum(epoch["seconds"] for epoch in json.loads(history.read_text())["epochs"])
+    last = json.loads(history.read_text())
+    seconds = sum(epoch["seconds"] for run in [*last.get("before", []), last] for epoch in run["epochs"])
     return f"{seconds / 60:.0f}"
 
 
-def card_head(folder: Path, taxonomy: Taxonomy) -> str:
-    """The card's fixed text: what stands above the tables already, which people edit, or else a new one."""
+def card_head(folder: Path, taxonomy: Taxonomy, *, anew: bool = False) -> str:
+    """The card's fixed text: what stands above the tables already, which people edit, or else (or ``anew``) a new one."""
     card = folder / "README.md"
     before, mark, _ = (card.read_text() if card.is_file() else "").partition("\n# Figures\n")
-    if mark:
+    if mark and not anew:
         return before + "\n"
     if taxonomy != TAXONOMY:
         return own_card(folder.name, taxonomy)
@@ -222,10 +226,12 @@ def card_head(folder: Path, taxonomy: Taxonomy) -> str:
     return head.replace("{minutes}", training_minutes(folder))
 
 
-def write_results(folder: Path, text: str, store: dict[str, Any], taxonomy: Taxonomy = TAXONOMY) -> None:
+def write_results(
+    folder: Path, text: str, store: dict[str, Any], taxonomy: Taxonomy = TAXONOMY, *, anew: bool = False
+) -> None:
     """metrics.json, and the model card: its fixed text, then the tables."""
     (folder / "metrics.json").write_text(json.dumps(store, indent=1) + "\n")
-    head = card_head(folder, taxonomy)
+    head = card_head(folder, taxonomy, anew=anew)
     (folder / "README.md").write_text(f"{head}# Figures\n\nMade by `python training/evaluate.py --write`.\n\n{text}")
     write_manifest(folder)
 

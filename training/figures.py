@@ -1,4 +1,4 @@
-"""A checkpoint's scores of annotated traces, and the table of figures with intervals."""
+"""A checkpoint's scores of annotated traces, the table of figures with intervals, and its unfamiliar marks."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cot_probe.annotations import AnnotatedTrace
 from cot_probe.monitorability.label_figures import LEVELS, METRIC_NAMES, Labels, Scored, figures
+from cot_probe.monitorability.metrics import wilson
 from cot_probe.tagger import Tagger
 
 
@@ -32,6 +33,27 @@ def limits_of(tagger: Tagger) -> dict[str, NDArray[np.float64]]:
         "sentence": np.array([tagger.point.sentences[name] for name in taxonomy.labels]),
         "trace": np.array([tagger.point.traces[name] for name in taxonomy.tags]),
     }
+
+
+def unfamiliar_part(tagger: Tagger, records: Sequence[AnnotatedTrace]) -> str:
+    """How many traces of each language carry the ``unfamiliar`` mark, as Markdown."""
+    marks: dict[str, list[bool]] = {}
+    for record in records:
+        marks.setdefault(record.language, []).append(tagger.unfamiliar(record.text) is not None)
+    lines = [
+        "### Marked unfamiliar",
+        "",
+        "Traces with the mark that says that no tag says nothing; und: nobody noted the language. Wilson 95 % "
+        "intervals, as if traces were independent.",
+        "",
+        "| language | marked / traces |",
+        "|---|---|",
+    ]
+    for language in sorted(marks, key=lambda name: -len(marks[name])):
+        count, n = sum(marks[language]), len(marks[language])
+        low, high = wilson(count, n)
+        lines.append(f"| {language} | {count} / {n}: {100 * count / n:.1f} % [{100 * low:.1f}, {100 * high:.1f}] |")
+    return "\n".join([*lines, ""])
 
 
 def thresholds_told(tagger: Tagger) -> str:

@@ -30,6 +30,7 @@ from cot_probe.encoder import Encoder
 from cot_probe.monitorability.metrics import average_precision
 from cot_probe.sentences import split
 from cot_probe.taxonomy import TAXONOMY
+from run_state import HISTORY_FILE
 from settings import Settings
 from train import load_trained, loss_of, position_weights
 
@@ -223,7 +224,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="variants, with commas; all if empty")
     parser.add_argument("--cache", type=Path, default=None, help="file to keep the vectors in")
     args = parser.parse_args()
-    settings = Settings(**json.loads((args.run / "history.json").read_text())["settings"])
+    settings = Settings(**json.loads((args.run / HISTORY_FILE).read_text())["settings"])
     train, dev = read_all(args.run, args.data, args.annotations, settings, args.cache)
     rows = load_from_disk(str(args.data))["train"].to_list()
     weights = position_weights(rows, settings)

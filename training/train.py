@@ -6,14 +6,13 @@
 One process or several, CPU or GPU: the same script. Given the seed, a CPU run is
 deterministic; each epoch is a function of seed and epoch number, so that a run killed at any
 moment and started again with ``--resume`` goes on from the last whole epoch and ends with
-the same weights. Class imbalance: positives of each label are weighted by the square root
+the same weights; with other settings or data it is refused. Class imbalance: positives of each label are weighted by the square root
 of (negatives / positives), at most ``--max-weight``.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,11 +38,10 @@ from cot_probe.monitorability.metrics import average_precision
 from cot_probe.taxonomy import TAXONOMY, TAXONOMY_FILE, Taxonomy, own_taxonomy, write_taxonomy
 from cot_probe.windows import SpecialTokens
 from lengthen import Memory, TrainingPass
+from run_state import HISTORY_FILE, STATE_FILE, data_digest, new_history, restored, store
 from settings import Settings
 
 _CONSOLE = Console(stderr=True)
-STATE_FILE = "state.pt"
-"""In a run's folder: what a killed run goes on from."""
 
 
 def build_encoder(settings: Settings, taxonomy: Taxonomy = TAXONOMY) -> Encoder:
@@ -236,11 +234,16 @@ def train(
     steps = settings.epochs * len(first)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, settings.warmup))
     model, optimizer = accelerator.prepare(TrainingPass(encoder), optimizer)
-    history: dict[str, Any] = {"settings": dataclasses.asdict(settings), "epochs": []}
+    history = new_history(settings, data_digest([rows, dev]))
     state_file = out / STATE_FILE
     average = light_state(encoder)
     if resume and state_file.is_file():
-        history, average = _restore(state_file, encoder, optimizer, schedule)
+        state = restored(state_file, history)
+        encoder.load_state_dict(state["model"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        history, average = state["history"], state["average"]
+        _CONSOLE.print(f"resumed after epoch {len(history['epochs']) - 1}")
     for epoch in range(len(history["epochs"]), settings.epochs):
         if _stale(history["epochs"], settings.patience):
             break
@@ -286,10 +289,10 @@ def train(
             if figures["score"] >= max(entry["score"] for entry in history["epochs"]):
                 save_file(light_state(encoder), out / "best.safetensors")
             encoder.load_state_dict(last, strict=False)
-            _store(state_file, encoder, average, optimizer, schedule, history)
+            store(state_file, last, average, optimizer, schedule, history)
         history = _shared(accelerator, history)
     if accelerator.is_main_process:
-        (out / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+        (out / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     return history
 
 
@@ -366,34 +369,6 @@ def _move_average(average: dict[str, Tensor], encoder: Encoder, keep: float) -> 
         now = encoder.state_dict()
         for name, mean in average.items():
             mean.lerp_(now[name].cpu(), 1.0 - keep)
-
-
-def _store(
-    path: Path, encoder: Encoder, average: dict[str, Tensor], optimizer: Any, schedule: Any, history: dict[str, Any]
-) -> None:
-    """Write the state under its name only once it is whole."""
-    partial = path.with_suffix(".partial")
-    torch.save(
-        {
-            "model": light_state(encoder),
-            "average": average,
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "history": history,
-        },
-        partial,
-    )
-    os.replace(partial, path)
-
-
-def _restore(path: Path, encoder: Encoder, optimizer: Any, schedule: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    state = torch.load(path, weights_only=True)
-    encoder.load_state_dict(state["model"], strict=False)
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    history: dict[str, Any] = state["history"]
-    _CONSOLE.print(f"resumed after epoch {len(history['epochs']) - 1}")
-    return history, state["average"]
 
 
 def load_trained(settings: Settings, weights: Path, taxonomy: Taxonomy = TAXONOMY) -> Encoder:

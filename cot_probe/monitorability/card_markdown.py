@@ -15,6 +15,7 @@ from cot_probe.monitorability.breakdowns import (
 )
 from cot_probe.monitorability.card_goals import REAL_GOALS, STANCE, WRITTEN_GOALS, GoalRow
 from cot_probe.monitorability.card_tables import CardTables
+from cot_probe.monitorability.metrics import wilson
 from cot_probe.taxonomy import PUBLIC_TAGS
 
 DASH: Final = "–"
@@ -79,7 +80,8 @@ def breakdowns_part(tables: CardTables) -> str:
         "",
         "Positives found and negatives falsely tagged at the default operating point; AUROC and average precision "
         f"where a group has at least {MIN_CLASS} positives and {MIN_CLASS} negatives, from at "
-        f"least {MIN_SCENARIOS} scenarios. Intervals from a handful of scenarios are too narrow.",
+        f"least {MIN_SCENARIOS} scenarios. Beside counts, in brackets, the Wilson 95 % interval of the share in per cent, "
+        "as if traces were independent. Intervals from a handful of scenarios are too narrow.",
         "",
     ]
     for key, rows in tables.breakdowns.items():
@@ -169,4 +171,12 @@ def _figure_cells(row: GroupRow) -> list[str]:
 
 
 def _count_cells(row: GroupRow) -> list[str]:
-    return [f"{row.found} / {row.positive}", f"{row.false} / {row.negative}"]
+    return [_count_cell(row.found, row.positive), _count_cell(row.false, row.negative)]
+
+
+def _count_cell(count: int, n: int) -> str:
+    """A count out of n, with the interval of its share in per cent where there is one."""
+    if not n:
+        return "0 / 0"
+    low, high = wilson(count, n)
+    return f"{count} / {n} [{100 * low:.0f}, {100 * high:.0f}]"
