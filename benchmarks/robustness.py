@@ -6,7 +6,7 @@
 Each transformation changes how a test trace looks and not what it says (or, where the table
 says "hidden", makes it unreadable: then the trace ought to be marked unfamiliar). Figures are
 paired: the same traces before and after, differences with a 95 % bootstrap interval over
-traces. Goal: nothing that a reader sees through costs more than 5 points of recall.
+scenarios. Goal: nothing that a reader sees through costs more than 5 points of recall.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from cot_probe.annotations import AnnotatedTrace, load_split
+from cot_probe.monitorability.metrics import Estimate, paired_difference
 from cot_probe.sentences import split
 from cot_probe.tagger import TaggedTrace, Tagger, load_tagger
 from cot_probe.taxonomy import PUBLIC_TAGS
@@ -137,17 +138,25 @@ TRANSPARENT: dict[str, Transformation] = {
 HIDDEN: dict[str, Transformation] = {"base64": in_base64, "rot13": in_rot13}
 
 
+def _recall(tagged: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """Share of the weight of what ought to be tagged that is; nan where that has none."""
+    wanted = weights * labels
+    return float(tagged @ wanted / wanted.sum()) if wanted.any() else float("nan")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
     """One row of the table: the same traces before and after.
 
-    ``before`` and ``after`` are ``(n_traces, n_public_tags)`` booleans (tagged), ``labels`` likewise.
+    ``before`` and ``after`` are ``(n_traces, n_public_tags)`` booleans (tagged), ``labels`` likewise; ``groups`` are
+    the traces' scenarios.
     """
 
     name: str
     before: np.ndarray
     after: np.ndarray
     labels: np.ndarray
+    groups: Sequence[str]
     unfamiliar: float
 
     def recall(self, column: int | None) -> tuple[float, float, int]:
@@ -159,17 +168,13 @@ class Drop:
             return float("nan"), float("nan"), 0
         return float(self.before[:, some][wanted].mean()), float(self.after[:, some][wanted].mean()), count
 
-    def interval(self, *, draws: int, rng: Rng) -> tuple[float, float]:
-        """95 % interval of the pooled recall's change, resampled by trace."""
-        rows = np.arange(len(self.labels))
-        changes = []
-        for _ in range(draws):
-            some = rng.choice(rows, len(rows))
-            wanted = self.labels[some]
-            if wanted.any():
-                changes.append(self.after[some][wanted].mean() - self.before[some][wanted].mean())
-        low, high = np.quantile(changes, [0.025, 0.975])
-        return float(low), float(high)
+    def change(self, column: int | None, *, draws: int) -> Estimate:
+        """What recall changes by, of one tag or pooled, with a 95 % interval that resamples whole scenarios."""
+        some = slice(None) if column is None else slice(column, column + 1)
+        after, before, wanted = (array[:, some] for array in (self.after, self.before, self.labels))
+        groups = [group for group in self.groups for _ in range(wanted.shape[1])]
+        found = (after.ravel().astype(float), before.ravel().astype(float))
+        return paired_difference(_recall, *found, wanted.ravel(), groups, draws=draws)
 
     def false_positives(self) -> tuple[float, float]:
         """Share of wrong tags among the places for one, before and after."""
@@ -207,7 +212,8 @@ def compare(
     """Tag the changed texts and set them beside ``before``."""
     tagged = tag_texts(tagger, records, texts)
     marked = float(np.mean([trace.unfamiliar is not None for trace in tagged]))
-    return Drop(name=name, before=before, after=tagged_matrix(tagged), labels=label_rows(records), unfamiliar=marked)
+    labels, groups = label_rows(records), [record.group for record in records]
+    return Drop(name=name, before=before, after=tagged_matrix(tagged), labels=labels, groups=groups, unfamiliar=marked)
 
 
 def diluted(records: Sequence[AnnotatedTrace], fillers: Sequence[AnnotatedTrace], words: int, rng: Rng) -> list[str]:
@@ -242,9 +248,8 @@ def table(drops: Sequence[Drop], *, draws: int) -> str:
         for column in (0, 1, 2, None):
             before, after, count = drop.recall(column)
             cells.append(f"{before:.2f} → {after:.2f} ({count})" if count else "–")
-        low, high = drop.interval(draws=draws, rng=np.random.default_rng(0))
-        before, after, _ = drop.recall(None)
-        cells.append(f"{100 * (after - before):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+        change = drop.change(None, draws=draws)
+        cells.append(f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]")
         wrong = drop.false_positives()
         cells.append(f"{100 * wrong[0]:.1f} % → {100 * wrong[1]:.1f} %")
         cells.append(f"{100 * drop.unfamiliar:.0f} %")
@@ -300,7 +305,9 @@ def main() -> None:
     print(
         f"checkpoint {tagger.checkpoint.signature}, thresholds at {100 * point.fpr:g} % FPR on {tagger.checkpoint.calibration.population}"
     )
-    print("recall before → after (positives); change in points of the three tags pooled, 95 % interval over traces\n")
+    print(
+        "recall before → after (positives); change in points of the three tags pooled, 95 % interval over scenarios\n"
+    )
     print(table(drops, draws=args.draws))
     tagged = [r for r in load_split(args.annotations, "test") if r.language != "en"]
     said, labels = tagged_matrix(tag_texts(tagger, tagged, [r.text for r in tagged])), label_rows(tagged)

@@ -71,12 +71,15 @@ def test_a_drop_is_paired_and_pooled() -> None:
     before = np.array([[True, False, True], [True, True, False], [False, False, False]])
     after = np.array([[False, False, True], [True, True, False], [False, True, False]])
     labels = np.array([[True, False, True], [True, False, False], [True, False, False]])
-    drop = robustness.Drop(name="x", before=before, after=after, labels=labels, unfamiliar=0.0)
+    drop = robustness.Drop(name="x", before=before, after=after, labels=labels, groups=["s", "s", "t"], unfamiliar=0.0)
     assert drop.recall(0) == pytest.approx((2 / 3, 1 / 3, 3))
     assert drop.recall(None) == pytest.approx((3 / 4, 2 / 4, 4))
     assert drop.false_positives() == pytest.approx((1 / 5, 2 / 5))
-    low, high = drop.interval(draws=200, rng=np.random.default_rng(0))
-    assert low <= -0.25 <= high
+    change = drop.change(None, draws=500)
+    assert change.value == pytest.approx(-1 / 4) and change.positives == 4
+    # Two scenarios: both are drawn, or the first alone (-1/3), or the second alone (0).
+    assert (change.low, change.high) == pytest.approx((-1 / 3, 0))
+    assert drop.change(0, draws=10).value == pytest.approx(-1 / 3)
 
 
 def test_there_are_enough_paraphrases_with_agreed_labels() -> None:
