@@ -189,12 +189,27 @@ def test_training_goes_on_from_a_checkpoint(prepared: tuple[Path, Path, Path]) -
     settings = json.loads((root / "probe-moved" / "history.json").read_text())["settings"]
     assert settings["begun"] == checkpoint.name and str(root) not in json.dumps(settings)
     assert any((moved[name] != b[name]).any() for name in b)
+    # Of both runs, the mean of their weights, the adapter in half precision.
+    run("calibrate.py", "--run", first, out, "--out", root / "probe-mean", "--annotations", annotations)
+    mean = load_file(root / "probe-mean" / "heads.safetensors") | {
+        f"body.{name}.default.weight": tensor.float()
+        for name, tensor in load_file(root / "probe-mean" / "adapter.safetensors").items()
+    }
+    assert set(mean) == set(a)
+    for name, tensor in mean.items():
+        between = (a[name] + moved[name]) / 2
+        assert torch.allclose(tensor, between.half().float() if "lora_" in name else between, atol=1e-7)
+    assert [one["seed"] for one in json.loads((root / "probe-mean" / "history.json").read_text())["mean_of"]] == [0, 0]
+    other = train(prepared, "other-rank", "--lora-rank", "2")
+    refused = subprocess.run(script("calibrate.py", "--run", other, out, "--out", root / "no", "--annotations",
+                                    annotations), env=ENV, cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert refused.returncode == 1 and "has other matrices than" in refused.stderr and not (root / "no").exists()
     # The course of both runs stands in the last one's history, in order.
     history = json.loads((root / "probe-moved" / "history.json").read_text())
     assert history["before"] == [{k: v for k, v in json.loads((checkpoint / "history.json").read_text()).items()
                                   if k != "before"}]  # fmt: skip
     seconds = sum(epoch["seconds"] for run in [*history["before"], history] for epoch in run["epochs"])
-    assert training_minutes(root / "probe-moved") == f"{seconds / 60:.0f}"
+    assert training_minutes(root / "probe-moved") == pytest.approx(seconds / 60)
 
 
 ROWS = st.integers(1, 30).flatmap(

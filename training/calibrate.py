@@ -2,6 +2,7 @@
 
     python training/calibrate.py --run runs/release --out checkpoints/probe-minilm
     python training/calibrate.py --run runs/release --out checkpoints/probe-minilm --adapter-scales 1,0.85,0.7
+    python training/calibrate.py --run runs/one runs/two --out checkpoints/probe-minilm    # the mean of their weights
 
 Calibration and thresholds are fitted on the dev split, with ``--real`` also on the real traces
 of a file in annotations/real that are marked dev, with ``--passages`` also on those with a passage set in; never on
@@ -13,6 +14,10 @@ theirs, passages among them: the written ones are mostly written to be hard, and
 let most real harm pass. The threshold is, of those that tag at most the stated share of the real traces without the
 tag, the one with the greatest F1 on all of them, written ones included: where a higher threshold loses nothing, it is
 higher. So it is for sentences, at a tenth of the stated rate, for a trace has many.
+
+Of several ``--run`` the weights are averaged, which is worth something where each went on from the one before: at the
+end of each the learning rate is zero, so it is stochastic weight averaging with a cyclical rate (Izmailov et al. 2018,
+arXiv 1803.05407). Runs from different fresh weights have no mean that means anything.
 
 ``--adapter-scales`` tries the adapter at several strengths, from the base (0) to the trained one (1), and keeps the
 one with the best mean average precision on the same traces: weights between those before and after fine-tuning
@@ -28,8 +33,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cot_probe.annotations import AnnotatedTrace, label_matrix, load_passages, load_real, load_split, taxonomy_in
@@ -284,29 +291,54 @@ def taxonomy_of(run: Path, annotations: Path) -> Taxonomy:
     return trained
 
 
-def history_of(run: Path) -> str:
-    """The run's settings and course, absolute folders by their last part only: a card should not name machines."""
-    history = json.loads((run / HISTORY_FILE).read_text())
+def load_mean(settings: Settings, runs: Sequence[Path], taxonomy: Taxonomy) -> Encoder:
+    """The encoder with the mean of the runs' weights, in evaluation mode.
+
+    Raises:
+        SystemExit: if the runs have other matrices than the last one.
+    """
+    encoder = load_trained(settings, runs[-1] / "best.safetensors", taxonomy)
+    states = [load_file(run / "best.safetensors") for run in runs]
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    for run, shape in zip(runs, shapes, strict=True):
+        if shape != shapes[-1]:
+            raise SystemExit(f"{run} has other matrices than {runs[-1]}: give runs of the same rank, base and heads")
+    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[-1]}
+    encoder.load_state_dict(mean, strict=False)
+    return encoder
+
+
+def history_of(runs: Sequence[Path]) -> str:
+    """The last run's settings and course, absolute folders by their last part only: a card should not name machines.
+
+    Where weights are the mean of several runs, ``mean_of`` has seed and data of each.
+    """
+    histories = [json.loads((run / HISTORY_FILE).read_text()) for run in runs]
+    history = histories[-1]
+    if len(runs) > 1:
+        history["mean_of"] = [{"seed": one["settings"]["seed"], "data": one.get("data")} for one in histories]
     for name in ("base", "adapted", "begun"):
         named = Path(history["settings"].get(name, ""))
         history["settings"][name] = named.name if named.is_absolute() else str(history["settings"].get(name, ""))
     return json.dumps(history, indent=1) + "\n"
 
 
-def trained_on(run: Path, records: Sequence[AnnotatedTrace]) -> dict[str, str]:
-    """The list of the run's traces for the checkpoint, if the run has one, with those that only calibration saw."""
-    path = run / TRAINED_ON
-    if not path.is_file():
+def trained_on(runs: Sequence[Path], records: Sequence[AnnotatedTrace]) -> dict[str, str]:
+    """The list of the runs' traces for the checkpoint, if all have one, with those that only calibration saw."""
+    paths = [run / TRAINED_ON for run in runs]
+    if not all(path.is_file() for path in paths):
         return {}
-    listed = path.read_text()
-    known = {trace.text for trace in read_training(path)[0]}
-    return {TRAINED_ON: listed + training_lines(r for r in records if text_hash(r.text) not in known)}
+    listed = dict.fromkeys(line for path in paths for line in path.read_text().splitlines(keepends=True))
+    known = {trace.text for path in paths for trace in read_training(path)[0]}
+    return {TRAINED_ON: "".join(listed) + training_lines(r for r in records if text_hash(r.text) not in known)}
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder that train.py wrote")
+    parser.add_argument(
+        "--run", type=Path, required=True, nargs="+", help="folder that train.py wrote; of several the mean of weights"
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--name", default=None, help="name in results (default: the folder's)")
     parser.add_argument("--annotations", type=Path, default=Path("annotations"))
@@ -321,9 +353,9 @@ def main() -> None:
     args = parser.parse_args()
     if (args.real or args.passages) and args.text_dir is None:
         parser.error("--real and --passages need --text-dir, the folder with the texts of the real traces")
-    settings = Settings(**json.loads((args.run / HISTORY_FILE).read_text())["settings"])
-    taxonomy = taxonomy_of(args.run, args.annotations)
-    encoder = load_trained(settings, args.run / "best.safetensors", taxonomy)
+    settings = Settings(**json.loads((args.run[-1] / HISTORY_FILE).read_text())["settings"])
+    taxonomy = [taxonomy_of(run, args.annotations) for run in args.run][-1]
+    encoder = load_mean(settings, args.run, taxonomy)
     adapter, heads = split_state(encoder)
     config = EncoderConfig(
         name=args.name or args.out.name,

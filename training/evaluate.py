@@ -35,6 +35,8 @@ from cot_probe.taxonomy import TAGS, TAXONOMY, Taxonomy
 from figures import limits_of, our_scores, table, thresholds_told, unfamiliar_part
 from run_state import HISTORY_FILE
 
+KILOWATTS = 0.03
+"""What two cores draw at 15 W each: an assumption, not a measurement."""
 OWN_NOTES = {
     "dev": "Dev chose the epoch, the calibration and the thresholds: on new traces expect less than this.",
     "test": "Traces that training, calibration and thresholds have not seen.",
@@ -204,14 +206,13 @@ def built_in_parts(
     return parts
 
 
-def training_minutes(folder: Path) -> str:
-    """Wall time of the runs that made the checkpoint, in minutes, from their histories."""
+def training_minutes(folder: Path) -> float:
+    """Wall time of the runs that made the checkpoint, in minutes, from their histories; nan where there are none."""
     history = folder / HISTORY_FILE
     if not history.is_file():
-        return "an unknown number of"
+        return float("nan")
     last = json.loads(history.read_text())
-    seconds = sum(epoch["seconds"] for run in [*last.get("before", []), last] for epoch in run["epochs"])
-    return f"{seconds / 60:.0f}"
+    return sum(epoch["seconds"] for run in [*last.get("before", []), last] for epoch in run["epochs"]) / 60
 
 
 def card_head(folder: Path, taxonomy: Taxonomy, *, anew: bool = False) -> str:
@@ -222,8 +223,12 @@ def card_head(folder: Path, taxonomy: Taxonomy, *, anew: bool = False) -> str:
         return before + "\n"
     if taxonomy != TAXONOMY:
         return own_card(folder.name, taxonomy)
-    head = (Path(__file__).parent / "model_card.md").read_text().replace("{name}", folder.name)
-    return head.replace("{minutes}", training_minutes(folder))
+    minutes = training_minutes(folder)
+    blanks = {"{name}": folder.name, "{minutes}": f"{minutes:.0f}", "{kwh}": f"{minutes / 60 * KILOWATTS:.2f}"}
+    head = (Path(__file__).parent / "model_card.md").read_text()
+    for blank, filled in blanks.items():
+        head = head.replace(blank, "an unknown number of" if filled == "nan" else filled)
+    return head
 
 
 def write_results(
