@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from cot_probe.annotations import AnnotatedTrace, load_split
-from cot_probe.monitorability.metrics import Estimate, paired_difference
+from cot_probe.monitorability.metrics import Estimate, paired_difference, recall_at
 from cot_probe.sentences import split
 from cot_probe.tagger import TaggedTrace, Tagger, load_tagger
 from cot_probe.taxonomy import PUBLIC_TAGS
@@ -138,12 +138,6 @@ TRANSPARENT: dict[str, Transformation] = {
 HIDDEN: dict[str, Transformation] = {"base64": in_base64, "rot13": in_rot13}
 
 
-def _recall(tagged: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Share of the weight of what ought to be tagged that is; nan where that has none."""
-    wanted = weights * labels
-    return float(tagged @ wanted / wanted.sum()) if wanted.any() else float("nan")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
     """One row of the table: the same traces before and after.
@@ -174,7 +168,7 @@ class Drop:
         after, before, wanted = (array[:, some] for array in (self.after, self.before, self.labels))
         groups = [group for group in self.groups for _ in range(wanted.shape[1])]
         found = (after.ravel().astype(float), before.ravel().astype(float))
-        return paired_difference(_recall, *found, wanted.ravel(), groups, draws=draws)
+        return paired_difference(recall_at(0.5), *found, wanted.ravel(), groups, draws=draws)
 
     def false_positives(self) -> tuple[float, float]:
         """Share of wrong tags among the places for one, before and after."""

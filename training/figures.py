@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cot_probe.annotations import AnnotatedTrace
+from cot_probe.monitorability.card_markdown import markdown, share_cell
 from cot_probe.monitorability.label_figures import LEVELS, METRIC_NAMES, Labels, Scored, figures
-from cot_probe.monitorability.metrics import wilson
 from cot_probe.tagger import Tagger
 
 
@@ -46,14 +46,10 @@ def unfamiliar_part(tagger: Tagger, records: Sequence[AnnotatedTrace]) -> str:
         "Traces with the mark that says that no tag says nothing; und: nobody noted the language. Wilson 95 % "
         "intervals, as if traces were independent.",
         "",
-        "| language | marked / traces |",
-        "|---|---|",
     ]
-    for language in sorted(marks, key=lambda name: -len(marks[name])):
-        count, n = sum(marks[language]), len(marks[language])
-        low, high = wilson(count, n)
-        lines.append(f"| {language} | {count} / {n}: {100 * count / n:.1f} % [{100 * low:.1f}, {100 * high:.1f}] |")
-    return "\n".join([*lines, ""])
+    rows = [[language, share_cell(sum(marked), len(marked))] for language, marked in marks.items()]
+    rows.sort(key=lambda row: -len(marks[row[0]]))
+    return "\n".join([*lines, markdown(["language", "marked / traces"], rows), ""])
 
 
 def thresholds_told(tagger: Tagger) -> str:

@@ -6,8 +6,8 @@
 One process or several, CPU or GPU: the same script. Given the seed, a CPU run is
 deterministic; each epoch is a function of seed and epoch number, so that a run killed at any
 moment and started again with ``--resume`` goes on from the last whole epoch and ends with
-the same weights; with other settings or data it is refused. Class imbalance: positives of each label are weighted by the square root
-of (negatives / positives), at most ``--max-weight``.
+the same weights; with other settings or data it is refused. Class imbalance: positives of
+each label are weighted by the square root of (negatives / positives), at most ``--max-weight``.
 """
 
 import argparse

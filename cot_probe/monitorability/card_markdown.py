@@ -141,9 +141,13 @@ def hard_negatives_markdown(rows: Sequence[FalsePositives]) -> str:
 def _share_cell(row: FalsePositives) -> str:
     if not row.negatives:
         return DASH
-    low, high = 100 * row.low, 100 * row.high
-    shown = f"{row.tagged} / {row.negatives}: {100 * row.share:.1f} % [{low:.1f}, {high:.1f}]"
-    return f"{shown}, {verdict(row.margin, unit=0.01, digits=1)}"
+    return f"{share_cell(row.tagged, row.negatives)}, {verdict(row.margin, unit=0.01, digits=1)}"
+
+
+def share_cell(count: int, n: int) -> str:
+    """A count out of n (at least one), its share and the share's Wilson 95 % interval."""
+    low, high = wilson(count, n)
+    return f"{count} / {n}: {100 * count / n:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def figures_markdown(title: str, rows: Sequence[GroupRow]) -> str:

@@ -21,11 +21,15 @@ python training/prepare.py --out "$run/data" "${real[@]}" ${REAL_DIR:+--real res
 rounds=("6 5e-4 1e-3" "3 3e-4 6e-4" "3 3e-4 6e-4")
 begun=() ended=()
 for round in $(seq 0 $((${ROUNDS:-3} - 1))); do
+  if ((round > 0)); then
+    last="$run/$((round - 1))"
+    python training/calibrate.py --run "$last" --out "$last/checkpoint" --adapter-scales 1 "${calibrate[@]}"
+    begun=(--begun "$last/checkpoint")
+  fi
   read -r epochs rate head_rate <<< "${rounds[$round]}"
   python training/train.py --data "$run/data" --out "$run/$round" --resume --bf16 --epochs "$epochs" \
     --seed $((${SEED:-0} + 100 * round)) --learning-rate "$rate" --head-rate "$head_rate" "${begun[@]}"
-  python training/calibrate.py --run "$run/$round" --out "$run/$round/checkpoint" --adapter-scales 1 "${calibrate[@]}"
-  begun=(--begun "$run/$round/checkpoint") ended+=("$run/$round")
+  ended+=("$run/$round")
 done
 python training/calibrate.py --run "${ended[@]}" --out "$out" --adapter-scales 1,0.85,0.7 "${calibrate[@]}"
 rm -f "$out"/first_stage.*
