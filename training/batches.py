@@ -1,6 +1,6 @@
 """Examples to what a training step takes: windows, padded, and the labels beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,10 @@ class Targets:
     trace: Tensor
     known: Tensor
     known_sentences: Tensor
+
+
+BatchOf = Callable[[Sequence[Example], WindowLayout, SpecialTokens], tuple[list[Batch], list[int], Targets]]
+"""What :func:`make_batch` is, and what may stand in for it."""
 
 
 def make_batch(

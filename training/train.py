@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from augment import Example, Fillers, augmented, plain
-from batches import Targets, make_batch
+from batches import BatchOf, Targets, make_batch
 from cot_probe.base import body_width, check_length, load_body, load_tokenizer, resolve_base, special_tokens
 from cot_probe.encoder import Encoder
 from cot_probe.manifest import verify
@@ -44,8 +44,11 @@ from settings import Settings
 _CONSOLE = Console(stderr=True)
 
 
-def build_encoder(settings: Settings, taxonomy: Taxonomy = TAXONOMY) -> Encoder:
-    """The base with LoRA injected into every linear layer of its blocks, and fresh heads."""
+def build_encoder(settings: Settings, taxonomy: Taxonomy = TAXONOMY, *, adapted: str = "") -> Encoder:
+    """The base with LoRA injected into its blocks, and fresh heads.
+
+    ``adapted`` is a regular expression for the names of the layers that get it; empty: every linear layer.
+    """
     base = resolve_base(settings.base)
     check_length(base, settings.layout)
     body = load_body(base)
@@ -54,7 +57,7 @@ def build_encoder(settings: Settings, taxonomy: Taxonomy = TAXONOMY) -> Encoder:
         for name, module in body.named_modules()
         if isinstance(module, nn.Linear) and ("layer" in name or "block" in name)
     }
-    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=sorted(linear))
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=adapted or sorted(linear))
     body = inject_adapter_in_model(config, body)
     for name, parameter in body.named_parameters():
         parameter.requires_grad = "lora_" in name
@@ -171,6 +174,8 @@ def evaluate(
     special: SpecialTokens,
     device: torch.device,
     names: Sequence[str],
+    *,
+    batch_of: BatchOf = make_batch,
 ) -> dict[str, float]:
     """Average precision on dev per label, sentence and trace, and their mean ``score``."""
     encoder.eval()
@@ -180,7 +185,7 @@ def evaluate(
         for row in rows:
             if not any(row["sentences"]):
                 continue
-            batches, lengths, targets = make_batch([plain(row)], settings.layout, special)
+            batches, lengths, targets = batch_of([plain(row)], settings.layout, special)
             with _autocast(device, enabled=settings.bf16):
                 labels, _, trace = encoder([_moved(batch, device) for batch in batches], lengths)
             every = torch.ones(1, dtype=torch.bool)
