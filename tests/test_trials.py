@@ -1,5 +1,6 @@
 """Short trials: each change is the change that it says, and a trial learns and is measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import trials
 from augment import Example
 from batches import make_batch
 from cot_probe.encoder import Batch
+from cot_probe.taxonomy import TAXONOMY
 from cot_probe.windows import SpecialTokens, WindowLayout
 from prepare import prepare
 from settings import Settings
@@ -99,6 +101,23 @@ def test_adapters_lie_where_a_trial_says() -> None:
             assert {layer.split("layer.")[1][0] for layer in layers} == {"3", "4", "5"}
 
 
+def test_only_who_obeys_gets_other_instructions_and_names_change_alike_throughout() -> None:
+    column, rng = TAXONOMY.labels.index("command_disobedience"), np.random.default_rng(0)
+    own = [replace(example(2, 2), context=[at], trace=[int(at < 5 and label == column) for label in range(5)])
+           for at in range(20)]  # fmt: skip
+    unknown = replace(example(2), context=[99], trace=None)
+    shown = trials.swapped([own, [unknown]], 1.0, rng)
+    assert [one.context for one in shown[0][:5]] == [[at] for at in range(5)] and shown[1] == [unknown]
+    assert len({one.context[0] for one in shown[0][5:]} - {99}) > 5
+    assert shown[0][5:] != own[5:] and all(one.trace == as_was.trace for one, as_was in zip(shown[0], own, strict=True))
+    told = replace(example(4, 3), sentences=[[10, 11, 12, 10], [13, 11, 10]], context=[10, 50])
+    (changed,), names = trials.renamed([[told]], 1.0, [10, 11, 20, 21], rng)[0], {10, 11, 20, 21}
+    ten, eleven = changed.sentences[0][:2]
+    assert changed.sentences == [[ten, eleven, 12, ten], [13, eleven, ten]] and changed.context == [ten, 50]
+    assert {ten, eleven} <= names and ten != eleven
+    assert trials.renamed([[told]], 0.0, [10, 11], rng) == [[told]]
+
+
 def test_losses_are_what_the_slow_way_gives() -> None:
     torch.manual_seed(0)
     vectors, labels = torch.randn(9, 4), (torch.rand(9, 2) > 0.5).float()
@@ -132,7 +151,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetDict, Settin
     return data, Settings(base=base, layers="1,2", hidden=16, lora_rank=4, max_tokens=300, epochs=1), root
 
 
-CHANGES = ["release", "marker token", "masked words first", "contrast first", "labels alike"]
+CHANGES = [
+    "release",
+    "marker token",
+    "masked words first",
+    "contrast first",
+    "labels alike",
+    "swapped instructions",
+    "changed names",
+]
 
 
 @pytest.mark.parametrize("name", [*CHANGES, "consistent with paraphrases", "paraphrases as rows"])

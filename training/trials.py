@@ -42,6 +42,16 @@ _MARKER: Final = "[unused0]"
 _HIDDEN_VIEW: Final = 0.15
 """Share of the tokens that a view of the contrastive stage hides."""
 
+_NAMES: Final = (
+    "adam alan alex alice amy andrea andrew angela anna anne anthony barbara ben brian carlos carol caroline charles "
+    "chris claire daniel david diana diego elena elizabeth emily emma eric eva felix fiona george hannah "
+    "harry helen henry ivan james jane jean jennifer jessica john jonas jose joseph julia karen karl kate kevin "
+    "laura lena leo linda lisa louis lucy luis marcus maria marie martin mary matt maya michael miguel mike "
+    "monica nathan nina nora oliver omar oscar patrick paul peter priya rachel raj rebecca richard robert rosa "
+    "ruth ryan sam samuel sandra sara sarah simon sofia stephen steve susan tom tony vera victor wei yuki"
+).split()
+"""Given names of one token each; those that the base splits are left out."""
+
 Pair = tuple[Example, Example]
 """A trace and its paraphrase, sentence by sentence."""
 
@@ -62,6 +72,8 @@ class Trial:
         alike: weight of a term that draws sentences with the same labels together (Khosla et al. 2020, arXiv 2004.11362).
         consistent: weight of the divergence between what is said of a sentence and of its paraphrase.
         paraphrased: paraphrases join the rows, with the labels of their originals.
+        swapped: share of the rows without ``command_disobedience`` that get another row's instructions.
+        renamed: share of the rows in which people's names change, each into another one throughout.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +86,8 @@ class Trial:
     alike: float = 0.0
     consistent: float = 0.0
     paraphrased: bool = False
+    swapped: float = 0.0
+    renamed: float = 0.0
 
     @property
     def needs_pairs(self) -> bool:
@@ -98,6 +112,8 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "labels alike": Trial(alike=0.5),
     "consistent with paraphrases": Trial(consistent=1.0),
     "paraphrases as rows": Trial(paraphrased=True),
+    "swapped instructions": Trial(swapped=0.5),
+    "changed names": Trial(renamed=0.5),
 }
 
 
@@ -190,6 +206,35 @@ def scheduled(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda at: min(1.0, (at + 1) / rise) * min(1.0, (steps - at) / max(1, steps - rise))
     )
+
+
+def swapped(groups: Sequence[list[Example]], share: float, rng: np.random.Generator) -> list[list[Example]]:
+    """Give some examples that are known to obey the instructions of another one."""
+    column = TAXONOMY.labels.index("command_disobedience")
+    contexts = [example.context for group in groups for example in group if example.context]
+
+    def changed(example: Example) -> Example:
+        obeys = example.trace is not None and not example.trace[column]
+        if not (example.context and obeys and rng.random() < share):
+            return example
+        return replace(example, context=contexts[int(rng.integers(len(contexts)))])
+
+    return [[changed(example) for example in group] for group in groups]
+
+
+def renamed(
+    groups: Sequence[list[Example]], share: float, names: Sequence[int], rng: np.random.Generator
+) -> list[list[Example]]:
+    """Change the names in some examples: the same one into the same other one, in instructions and reasoning."""
+
+    def changed(example: Example) -> Example:
+        if rng.random() >= share:
+            return example
+        other = dict(zip(names, rng.permutation(names).tolist(), strict=True))
+        sentences = [[other.get(token, token) for token in ids] for ids in example.sentences]
+        return replace(example, sentences=sentences, context=[other.get(token, token) for token in example.context])
+
+    return [[changed(example) for example in group] for group in groups]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +367,11 @@ def run_trial(
     if trial.paraphrased:
         for _, paraphrase in learnt:
             groups[int(rng.integers(len(groups)))].append(paraphrase)
+    if trial.swapped:
+        groups = swapped(groups, trial.swapped, rng)
+    if trial.renamed:
+        found = [tokenizer.fast.token_to_id(name) for name in _NAMES]
+        groups = renamed(groups, trial.renamed, [at for at in found if at is not None], rng)
     for _ in range(trial.contrast):
         stepped(reader, groups, lambda group: two_views(reader, group, rng), f"{name}, contrast")
     weights = position_weights(rows, settings)
