@@ -99,6 +99,9 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "release": Trial(),
     "rank 8": Trial(settings={"lora_rank": 8, "lora_alpha": 16.0}),
     "rank 128": Trial(settings={"lora_rank": 128, "lora_alpha": 256.0}),
+    "rank 128, half the rate": Trial(
+        settings={"lora_rank": 128, "lora_alpha": 256.0, "learning_rate": 2.5e-4, "head_rate": 5e-4}
+    ),
     "attention alone": Trial(adapted=r".*\.attention\..*(query|key|value|dense)"),
     "feed-forward alone": Trial(adapted=r".*\.layer\.\d+\.(intermediate|output)\.dense"),
     "upper half alone": Trial(adapted=r".*\.layer\.[345]\..*(query|key|value|dense)"),
