@@ -227,7 +227,7 @@ def train(
     rows, dev = data["train"].to_list(), data["dev"].to_list()
     weights = tuple(weight.to(device) for weight in position_weights(rows, settings))
     encoder = build_encoder(settings, taxonomy)
-    _begin(encoder, settings)
+    begin(encoder, settings)
     adapters = [p for n, p in encoder.named_parameters() if "lora_" in n]
     heads = [p for n, p in encoder.named_parameters() if not n.startswith("body.")]
     optimizer = torch.optim.AdamW(
@@ -301,7 +301,7 @@ def train(
     return history
 
 
-def _begin(encoder: Encoder, settings: Settings) -> None:
+def begin(encoder: Encoder, settings: Settings) -> None:
     """The weights that the settings say to start from, if any."""
     if settings.adapted:
         _start_from(encoder, Path(settings.adapted))

@@ -8,6 +8,9 @@ change, for one epoch whose rate falls to zero; then its dev score and that of i
 down. The release under several seeds says what chance does: a difference within it is none. A short training favours
 what learns fast, so that a change which helps here still has to win in a whole run.
 
+With ``--begun`` they go on from a checkpoint instead, which changes of shape cannot, at the rates of the recipe's later
+rounds: what a change does to weights that have learnt, and with far less chance in it.
+
 With ``--paraphrases`` (``annotations/robustness/train_paraphrases.jsonl``) the first three quarters of the pairs serve
 the trials that learn from them, and over the others it is measured how far the scores of a sentence and of its
 paraphrase lie apart.
@@ -35,7 +38,7 @@ from cot_probe.taxonomy import TAXONOMY
 from cot_probe.tokens import BaseTokenizer, token_reader
 from cot_probe.windows import SpecialTokens, WindowLayout
 from settings import Settings
-from train import batches_of_epoch, build_encoder, evaluate, light_state, loss_of, position_weights
+from train import batches_of_epoch, begin, build_encoder, evaluate, light_state, loss_of, position_weights
 
 _TEMPERATURE: Final = 0.1
 _MARKER: Final = "[unused0]"
@@ -342,6 +345,7 @@ def reader_of(trial: Trial, rows: Sequence[dict[str, Any]], settings: Settings, 
     """A fresh encoder, after the masked words where the trial has them."""
     torch.manual_seed(settings.seed)
     encoder = build_encoder(settings, adapted=trial.adapted).train()
+    begin(encoder, settings)
     if trial.masked_words:
         found = adapt(rows, settings, epochs=trial.masked_words, rate=settings.learning_rate)
         encoder.load_state_dict(found, strict=False)
@@ -394,6 +398,7 @@ def run_trial(
         {
             "trial": name,
             "seed": settings.seed,
+            "begun": settings.begun,
             "rows": len(rows),
             "steps": len(groups),
             "minutes": round(minutes, 1),
@@ -419,6 +424,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1400, help="so many rows of the training split, drawn once for all")
     parser.add_argument("--only", default="", help="trials, with commas; all if empty")
     parser.add_argument("--paraphrases", type=Path, default=None)
+    parser.add_argument("--begun", type=Path, default=None, help="checkpoint to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", default="base-minilm-l6")
     parser.add_argument("--bf16", action="store_true")
@@ -429,6 +435,8 @@ def main() -> None:
     drawn = np.random.default_rng(0).permutation(len(rows))[: args.rows]
     rows = [rows[at] for at in sorted(drawn)]
     settings = Settings(base=args.base, seed=args.seed, bf16=args.bf16, epochs=1)
+    if args.begun:
+        settings = replace(settings, begun=str(args.begun), learning_rate=3e-4, head_rate=6e-4)
     pairs = paraphrase_pairs(args.paraphrases, data, resolve_base(args.base)) if args.paraphrases else []
     names = [part for part in args.only.split(",") if part] or list(TRIALS)
     unknown = [name for name in names if name not in TRIALS]
