@@ -102,7 +102,7 @@ TRIALS: Final[Mapping[str, Trial]] = {
     "release": Trial(),
     "rank 8": Trial(settings={"lora_rank": 8, "lora_alpha": 16.0}),
     "rank 128": Trial(settings={"lora_rank": 128, "lora_alpha": 256.0}),
-    "rank 128, half the rate": Trial(
+    "rank 128 at half the rate": Trial(
         settings={"lora_rank": 128, "lora_alpha": 256.0, "learning_rate": 2.5e-4, "head_rate": 5e-4}
     ),
     "attention alone": Trial(adapted=r".*\.attention\..*(query|key|value|dense)"),
