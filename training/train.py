@@ -228,16 +228,10 @@ def train(
     weights = tuple(weight.to(device) for weight in position_weights(rows, settings))
     encoder = build_encoder(settings, taxonomy)
     begin(encoder, settings)
-    adapters = [p for n, p in encoder.named_parameters() if "lora_" in n]
-    heads = [p for n, p in encoder.named_parameters() if not n.startswith("body.")]
-    optimizer = torch.optim.AdamW(
-        [{"params": adapters, "lr": settings.learning_rate}, {"params": heads, "lr": settings.head_rate}],
-        weight_decay=settings.weight_decay,
-    )
     shard = (accelerator.process_index, accelerator.num_processes)
     first = list(batches_of_epoch(rows, settings, 0, mask_id=mask_id, shard=shard))
     steps = settings.epochs * len(first)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, settings.warmup))
+    optimizer, schedule = optimizer_of(encoder, settings, steps)
     model, optimizer = accelerator.prepare(TrainingPass(encoder), optimizer)
     history = new_history(settings, data_digest([rows, dev]))
     state_file = out / STATE_FILE
@@ -299,6 +293,20 @@ def train(
     if accelerator.is_main_process:
         (out / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n")
     return history
+
+
+def optimizer_of(
+    encoder: Encoder, settings: Settings, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW with a rate for the adapter and one for the heads, and the course of both over ``steps``."""
+    adapters = [p for n, p in encoder.named_parameters() if "lora_" in n]
+    heads = [p for n, p in encoder.named_parameters() if not n.startswith("body.")]
+    optimizer = torch.optim.AdamW(
+        [{"params": adapters, "lr": settings.learning_rate}, {"params": heads, "lr": settings.head_rate}],
+        weight_decay=settings.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, settings.warmup))
+    return optimizer, schedule
 
 
 def begin(encoder: Encoder, settings: Settings) -> None:

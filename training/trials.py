@@ -38,7 +38,7 @@ from cot_probe.taxonomy import TAXONOMY
 from cot_probe.tokens import BaseTokenizer, token_reader
 from cot_probe.windows import SpecialTokens, WindowLayout
 from settings import Settings
-from train import batches_of_epoch, begin, build_encoder, evaluate, light_state, loss_of, position_weights
+from train import batches_of_epoch, begin, build_encoder, evaluate, light_state, loss_of, optimizer_of, position_weights
 
 _TEMPERATURE: Final = 0.1
 _MARKER: Final = "[unused0]"
@@ -197,23 +197,6 @@ def hidden(example: Example, mask_id: int, rng: np.random.Generator) -> Example:
     return replace(example, sentences=sentences)
 
 
-def scheduled(
-    encoder: Encoder, settings: Settings, steps: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """The release's optimizer; its rate rises over the first steps and falls to zero."""
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for n, p in encoder.named_parameters() if "lora_" in n], "lr": settings.learning_rate},
-            {"params": [p for n, p in encoder.named_parameters() if "body." not in n], "lr": settings.head_rate},
-        ],
-        weight_decay=settings.weight_decay,
-    )
-    rise = max(1, int(settings.warmup * steps))
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda at: min(1.0, (at + 1) / rise) * min(1.0, (steps - at) / max(1, steps - rise))
-    )
-
-
 def swapped(groups: Sequence[list[Example]], share: float, rng: np.random.Generator) -> list[list[Example]]:
     """Give some examples that are known to obey the instructions of another one."""
     column = TAXONOMY.labels.index("command_disobedience")
@@ -275,7 +258,7 @@ def stepped(
     reader: Reader, groups: Sequence[list[Example]], loss_of_group: Callable[[list[Example]], Tensor], name: str
 ) -> None:
     """One pass over ``groups``, a step each."""
-    optimizer, schedule = scheduled(reader.encoder, reader.settings, len(groups))
+    optimizer, schedule = optimizer_of(reader.encoder, reader.settings, len(groups))
     trained = [p for p in reader.encoder.parameters() if p.requires_grad]
     begun, total = time.monotonic(), 0.0
     for at, group in enumerate(groups):
