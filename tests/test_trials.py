@@ -21,7 +21,7 @@ from cot_probe.taxonomy import TAXONOMY
 from cot_probe.windows import SpecialTokens, WindowLayout
 from prepare import prepare
 from settings import Settings
-from train import build_encoder
+from train import build_encoder, train
 from trials import TRIALS, Trial, alike_loss, batch_maker, contrast_loss, disagreement, first_tokens, run_trial
 
 SPECIAL = SpecialTokens(opening=2, separator=3, padding=0)
@@ -179,6 +179,19 @@ def test_a_trial_is_trained_and_measured(small: tuple[DatasetDict, Settings, Pat
     assert 0 <= found["gap"] <= 1
     again = run_trial(name, data, rows, settings, pairs)
     assert {**again, "minutes": 0} == pytest.approx({**found, "minutes": 0}, nan_ok=True)
+
+
+def test_the_release_trial_is_an_epoch_of_the_training_script(
+    small: tuple[DatasetDict, Settings, Path], tmp_path: Path
+) -> None:
+    data, settings, _ = small
+    settings = replace(settings, dropout=0.0)  # its masks are drawn from other seeds there
+    (epoch,) = train(data, tmp_path, settings, resume=False)["epochs"]
+    found = run_trial("release", data, data["train"].to_list(), settings, [])
+    labels = [name for name in epoch if "/" in name]
+    assert {name: found[name] for name in labels} == pytest.approx({name: epoch[name] for name in labels}, nan_ok=True)
+    untrained = run_trial("release", data, data["train"].to_list(), replace(settings, head_rate=0.0), [])
+    assert any(untrained[name] != found[name] for name in labels)
 
 
 def test_a_paraphrase_of_nothing_or_of_another_length_is_refused(small: tuple[DatasetDict, Settings, Path]) -> None:
