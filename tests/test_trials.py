@@ -1,5 +1,7 @@
 """Short trials: each change is the change that it says, and a trial learns and is measured."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from toy import make_base
 import trials
 from augment import Example
 from batches import make_batch
+from cot_probe.annotations import load_split
 from cot_probe.encoder import Batch
+from cot_probe.sentences import split
 from cot_probe.taxonomy import TAXONOMY
 from cot_probe.windows import SpecialTokens, WindowLayout
 from prepare import prepare
@@ -24,6 +28,7 @@ from settings import Settings
 from train import build_encoder, train
 from trials import TRIALS, Trial, alike_loss, batch_maker, contrast_loss, disagreement, first_tokens, run_trial
 
+QUOTED = re.compile(r"[\"“”].*[\"“”]|[\"“”].*$|^.*[\"“”]", re.DOTALL)
 SPECIAL = SpecialTokens(opening=2, separator=3, padding=0)
 LAYOUT = WindowLayout(max_tokens=64, context_tokens=12, left_tokens=8, right_tokens=6)
 
@@ -203,18 +208,31 @@ def test_a_paraphrase_of_nothing_or_of_another_length_is_refused(small: tuple[Da
             trials.paraphrase_pairs(path, data, settings.base)
 
 
-def test_the_shipped_paraphrases_are_of_training_traces_sentence_for_sentence() -> None:
-    import json
-
-    from cot_probe.annotations import load_split
-    from cot_probe.sentences import split
-
+def shipped_pairs(name: str) -> list[tuple[list[str], list[str]]]:
+    """The sentences of training traces beside those of a file under ``annotations/robustness``."""
     texts = {record.id: record.text for record in load_split(ROOT / "annotations", "train")}
-    lines = (ROOT / "annotations" / "robustness" / "train_paraphrases.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "annotations" / "robustness" / name).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    assert len({row["of"] for row in rows}) == len(rows) == 96
-    for row in rows:
-        original = [sentence.text.strip() for sentence in split(texts[row["of"]])]
-        assert len(original) == len(row["sentences"])
-        same = sum(one == other for one, other in zip(original, row["sentences"], strict=True))
-        assert same <= len(original) // 2, row["of"]
+    assert len({row["of"] for row in rows}) == len(rows)
+    return [([sentence.text.strip() for sentence in split(texts[row["of"]])], row["sentences"]) for row in rows]
+
+
+def test_the_shipped_paraphrases_are_of_training_traces_sentence_for_sentence() -> None:
+    pairs = shipped_pairs("train_paraphrases.jsonl")
+    assert len(pairs) == 96
+    for original, again in pairs:
+        assert len(original) == len(again)
+        assert sum(map(str.__eq__, original, again)) <= len(original) // 2, again
+
+
+def test_the_shipped_quotes_change_nothing_but_what_is_quoted() -> None:
+    pairs = shipped_pairs("train_quotes.jsonl")
+    assert len(pairs) == 62
+    changed = 0
+    for original, again in pairs:
+        assert len(original) == len(again)
+        for one, other in zip(original, again, strict=True):
+            changed += one != other
+            # What stands before the first and after the last quotation mark is as it was.
+            assert QUOTED.sub('"', one) == QUOTED.sub('"', other)
+    assert changed == 87
