@@ -26,7 +26,18 @@ from cot_probe.windows import SpecialTokens, WindowLayout
 from prepare import prepare
 from settings import Settings
 from train import build_encoder, train
-from trials import TRIALS, Trial, alike_loss, batch_maker, contrast_loss, disagreement, first_tokens, run_trial
+from trials import (
+    TRIALS,
+    Tellings,
+    Trial,
+    alike_loss,
+    batch_maker,
+    contrast_loss,
+    disagreement,
+    first_tokens,
+    run_trial,
+    tellings,
+)
 
 QUOTED = re.compile(r"[\"“”].*[\"“”]|[\"“”].*$|^.*[\"“”]", re.DOTALL)
 SPECIAL = SpecialTokens(opening=2, separator=3, padding=0)
@@ -174,15 +185,15 @@ def test_a_trial_is_trained_and_measured(small: tuple[DatasetDict, Settings, Pat
     path = root / "pairs.jsonl"
     lines = [f'{{"of": "{row["id"]}", "sentences": {["I stop here."] * len(row["sentences"])}}}' for row in rows[:8]]
     path.write_text("\n".join(lines).replace("'", '"') + "\n")
-    pairs = trials.paraphrase_pairs(path, data, settings.base)
-    assert all(original.labels == again.labels for original, again in pairs)
-    found = run_trial(name, data, rows, settings, pairs)
+    told = tellings([path], data, settings.base)
+    assert all(original.labels == again.labels for original, again in told.learnt)
+    found = run_trial(name, data, rows, settings, told)
     assert found["trial"] == name and found["rows"] == len(rows)
     for level in ("sentence", "trace"):
         values = [value for key, value in found.items() if key.startswith(f"{level}/")]
         assert found[f"{level}s"] == pytest.approx(np.nanmean(values), abs=1e-4)
     assert 0 <= found["gap"] <= 1
-    again = run_trial(name, data, rows, settings, pairs)
+    again = run_trial(name, data, rows, settings, told)
     assert {**again, "minutes": 0} == pytest.approx({**found, "minutes": 0}, nan_ok=True)
 
 
@@ -192,11 +203,25 @@ def test_the_release_trial_is_an_epoch_of_the_training_script(
     data, settings, _ = small
     settings = replace(settings, dropout=0.0)  # its masks are drawn from other seeds there
     (epoch,) = train(data, tmp_path, settings, resume=False)["epochs"]
-    found = run_trial("release", data, data["train"].to_list(), settings, [])
+    found = run_trial("release", data, data["train"].to_list(), settings, Tellings())
     labels = [name for name in epoch if "/" in name]
     assert {name: found[name] for name in labels} == pytest.approx({name: epoch[name] for name in labels}, nan_ok=True)
-    untrained = run_trial("release", data, data["train"].to_list(), replace(settings, head_rate=0.0), [])
+    untrained = run_trial("release", data, data["train"].to_list(), replace(settings, head_rate=0.0), Tellings())
     assert any(untrained[name] != found[name] for name in labels)
+
+
+def test_only_of_the_first_file_are_pairs_held_out(small: tuple[DatasetDict, Settings, Path], tmp_path: Path) -> None:
+    data, settings, _ = small
+    paths = [tmp_path / "first.jsonl", tmp_path / "more.jsonl"]
+    for path, share in zip(paths, (slice(0, 8), slice(8, 14)), strict=True):
+        rows = data["train"].to_list()[share]
+        said = [{"of": row["id"], "sentences": ["I stop here."] * len(row["sentences"])} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in said))
+    one, both = tellings(paths[:1], data, settings.base), tellings(paths, data, settings.base)
+    assert (len(one.learnt), len(one.held_out)) == (6, 2)
+    assert (len(both.learnt), both.held_out) == (12, one.held_out)
+    assert both.learnt[:6] == one.learnt
+    assert tellings([], data, settings.base) == Tellings()
 
 
 def test_a_paraphrase_of_nothing_or_of_another_length_is_refused(small: tuple[DatasetDict, Settings, Path]) -> None:

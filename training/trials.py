@@ -13,7 +13,7 @@ rounds: what a change does to weights that have learnt, and with far less chance
 
 With ``--paraphrases`` (``annotations/robustness/train_paraphrases.jsonl``) the first three quarters of the pairs serve
 the trials that learn from them, and over the others it is measured how far the scores of a sentence and of its
-paraphrase lie apart.
+paraphrase lie apart. Further files after the first one serve learning alone, so that what is measured stays the same.
 """
 
 import argparse
@@ -57,6 +57,14 @@ _NAMES: Final = (
 
 Pair = tuple[Example, Example]
 """A trace and its paraphrase, sentence by sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tellings:
+    """Pairs that are learnt from, and those that are measured."""
+
+    learnt: Sequence[Pair] = ()
+    held_out: Sequence[Pair] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +171,15 @@ def paraphrase_pairs(path: Path, data: DatasetDict, base: str) -> list[Pair]:
         original = plain(row)
         pairs.append((original, replace(original, sentences=ids_of(said["sentences"]))))
     return pairs
+
+
+def tellings(paths: Sequence[Path], data: DatasetDict, base: str) -> Tellings:
+    """The last quarter of the first file is held out, all else is to learn from."""
+    if not paths:
+        return Tellings()
+    first, *more = (paraphrase_pairs(path, data, base) for path in paths)
+    at = len(first) * 3 // 4
+    return Tellings(learnt=[*first[:at], *(pair for pairs in more for pair in pairs)], held_out=first[at:])
 
 
 def disagreement(one: Tensor, other: Tensor) -> Tensor:
@@ -344,18 +361,17 @@ def reader_of(trial: Trial, rows: Sequence[dict[str, Any]], settings: Settings, 
 
 
 def run_trial(
-    name: str, data: DatasetDict, rows: Sequence[dict[str, Any]], settings: Settings, pairs: Sequence[Pair]
+    name: str, data: DatasetDict, rows: Sequence[dict[str, Any]], settings: Settings, told: Tellings
 ) -> dict[str, Any]:
     """Train and measure one."""
     trial, begun = TRIALS[name], time.monotonic()
     settings = replace(settings, **trial.settings)
     tokenizer = load_tokenizer(resolve_base(settings.base))
     reader = reader_of(trial, rows, settings, tokenizer)
-    learnt, held_out = pairs[: len(pairs) * 3 // 4], pairs[len(pairs) * 3 // 4 :]
     groups = [list(group) for group in batches_of_epoch(rows, settings, 0, mask_id=reader.mask_id, shard=(0, 1))]
     rng = np.random.default_rng([settings.seed, 7])
     if trial.paraphrased:
-        for _, paraphrase in learnt:
+        for _, paraphrase in told.learnt:
             groups[int(rng.integers(len(groups)))].append(paraphrase)
     if trial.swapped:
         groups = swapped(groups, trial.swapped, rng)
@@ -365,7 +381,7 @@ def run_trial(
     for _ in range(trial.contrast):
         stepped(reader, groups, lambda group: two_views(reader, group, rng), f"{name}, contrast")
     weights = position_weights(rows, settings)
-    stepped(reader, groups, lambda group: with_labels(reader, group, trial, weights, learnt, rng), name)
+    stepped(reader, groups, lambda group: with_labels(reader, group, trial, weights, told.learnt, rng), name)
     minutes = (time.monotonic() - begun) / 60
     figures = evaluate(
         reader.encoder,
@@ -384,12 +400,13 @@ def run_trial(
             "begun": settings.begun,
             "rows": len(rows),
             "steps": len(groups),
+            "paraphrases": len(told.learnt) if trial.needs_pairs else 0,
             "minutes": round(minutes, 1),
             "trained": sum(tensor.numel() for tensor in light_state(reader.encoder).values()),
             "sentences": mean_of(figures, "sentence/"),
             "traces": mean_of(figures, "trace/"),
         }
-        | told_again(reader, held_out)
+        | told_again(reader, told.held_out)
         | figures
     )
 
@@ -406,7 +423,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file that a line is added to for every trial")
     parser.add_argument("--rows", type=int, default=1400, help="so many rows of the training split, drawn once for all")
     parser.add_argument("--only", default="", help="trials, with commas; all if empty")
-    parser.add_argument("--paraphrases", type=Path, default=None)
+    parser.add_argument("--paraphrases", type=Path, nargs="+", default=[], help="files, the first one to measure too")
     parser.add_argument("--begun", type=Path, default=None, help="checkpoint to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", default="base-minilm-l6")
@@ -420,16 +437,16 @@ def main() -> None:
     settings = Settings(base=args.base, seed=args.seed, bf16=args.bf16, epochs=1)
     if args.begun:
         settings = replace(settings, begun=str(args.begun), learning_rate=3e-4, head_rate=6e-4)
-    pairs = paraphrase_pairs(args.paraphrases, data, resolve_base(args.base)) if args.paraphrases else []
+    told = tellings(args.paraphrases, data, resolve_base(args.base))
     names = [part for part in args.only.split(",") if part] or list(TRIALS)
     unknown = [name for name in names if name not in TRIALS]
     if unknown:
         parser.error(f"no trial {', '.join(map(repr, unknown))}: there are {', '.join(TRIALS)}")
-    lacking = [name for name in names if TRIALS[name].needs_pairs and not pairs]
+    lacking = [name for name in names if TRIALS[name].needs_pairs and not told.learnt]
     if lacking:
         parser.error(f"{', '.join(lacking)}: learnt from paraphrases; give --paraphrases")
     for name in names:
-        found = run_trial(name, data, rows, settings, pairs)
+        found = run_trial(name, data, rows, settings, told)
         with args.out.open("a", encoding="utf-8") as out:
             out.write(json.dumps(found) + "\n")
         print(
