@@ -242,9 +242,10 @@ def shipped_pairs(name: str) -> list[tuple[list[str], list[str]]]:
     return [([sentence.text.strip() for sentence in split(texts[row["of"]])], row["sentences"]) for row in rows]
 
 
-def test_the_shipped_paraphrases_are_of_training_traces_sentence_for_sentence() -> None:
-    pairs = shipped_pairs("train_paraphrases.jsonl")
-    assert len(pairs) == 96
+@pytest.mark.parametrize(("name", "count"), [("train_paraphrases.jsonl", 96), ("train_paraphrases_more.jsonl", 192)])
+def test_the_shipped_paraphrases_are_of_training_traces_sentence_for_sentence(name: str, count: int) -> None:
+    pairs = shipped_pairs(name)
+    assert len(pairs) == count
     for original, again in pairs:
         assert len(original) == len(again)
         assert sum(map(str.__eq__, original, again)) <= len(original) // 2, again
