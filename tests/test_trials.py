@@ -23,12 +23,12 @@ from cot_probe.encoder import Batch
 from cot_probe.sentences import split
 from cot_probe.taxonomy import TAXONOMY
 from cot_probe.windows import SpecialTokens, WindowLayout
+from paraphrases import Tellings, tellings
 from prepare import prepare
 from settings import Settings
 from train import build_encoder, train
 from trials import (
     TRIALS,
-    Tellings,
     Trial,
     alike_loss,
     batch_maker,
@@ -36,7 +36,6 @@ from trials import (
     disagreement,
     first_tokens,
     run_trial,
-    tellings,
 )
 
 QUOTED = re.compile(r"[\"“”].*[\"“”]|[\"“”].*$|^.*[\"“”]", re.DOTALL)
@@ -230,7 +229,7 @@ def test_a_paraphrase_of_nothing_or_of_another_length_is_refused(small: tuple[Da
     for of, what in (("nobody", "no training trace"), (known, "a training trace of")):
         path.write_text(f'{{"of": "{of}", "sentences": ["One."]}}\n')
         with pytest.raises(SystemExit, match=rf"wrong\.jsonl:1: 1 sentences of '{of}', which is {what}"):
-            trials.paraphrase_pairs(path, data, settings.base)
+            tellings([path], data, settings.base)
 
 
 def shipped_pairs(name: str) -> list[tuple[list[str], list[str]]]:

@@ -30,13 +30,14 @@ from datasets import DatasetDict, load_from_disk
 from torch import Tensor, nn
 
 from adapt import adapt
-from augment import Example, plain
+from augment import Example
 from batches import BatchOf, Targets, make_batch
 from cot_probe.base import load_tokenizer, resolve_base, special_tokens
 from cot_probe.encoder import Batch, Encoder
 from cot_probe.taxonomy import TAXONOMY
-from cot_probe.tokens import BaseTokenizer, token_reader
+from cot_probe.tokens import BaseTokenizer
 from cot_probe.windows import SpecialTokens, WindowLayout
+from paraphrases import Pair, Tellings, tellings
 from settings import Settings
 from train import batches_of_epoch, begin, build_encoder, evaluate, light_state, loss_of, optimizer_of, position_weights
 
@@ -54,17 +55,6 @@ _NAMES: Final = (
     "ruth ryan sam samuel sandra sara sarah simon sofia stephen steve susan tom tony vera victor wei yuki"
 ).split()
 """Given names of one token each; those that the base splits are left out."""
-
-Pair = tuple[Example, Example]
-"""A trace and its paraphrase, sentence by sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tellings:
-    """Pairs that are learnt from, and those that are measured."""
-
-    learnt: Sequence[Pair] = ()
-    held_out: Sequence[Pair] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,34 +142,6 @@ def first_tokens(batch: Batch) -> Batch:
     """Of what a window has of a sentence only the first token is pooled."""
     before = nn.functional.pad(batch.owners[:, :-1], (1, 0), value=-1)
     return replace(batch, owners=torch.where(batch.owners == before, -1, batch.owners))
-
-
-def paraphrase_pairs(path: Path, data: DatasetDict, base: str) -> list[Pair]:
-    """Each paraphrase beside its original, both without changes, in the order of the file.
-
-    Raises:
-        SystemExit: where one has no original in the training split, or another number of sentences.
-    """
-    ids_of, rows = token_reader(load_tokenizer(base)), {row["id"]: row for row in data["train"].to_list()}
-    pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        said = json.loads(line)
-        row = rows.get(said["of"])
-        if row is None or len(row["sentences"]) != len(said["sentences"]):
-            found = "no training trace" if row is None else f"a training trace of {len(row['sentences'])} sentences"
-            raise SystemExit(f"{path}:{number}: {len(said['sentences'])} sentences of {said['of']!r}, which is {found}")
-        original = plain(row)
-        pairs.append((original, replace(original, sentences=ids_of(said["sentences"]))))
-    return pairs
-
-
-def tellings(paths: Sequence[Path], data: DatasetDict, base: str) -> Tellings:
-    """The last quarter of the first file is held out, all else is to learn from."""
-    if not paths:
-        return Tellings()
-    first, *more = (paraphrase_pairs(path, data, base) for path in paths)
-    at = len(first) * 3 // 4
-    return Tellings(learnt=[*first[:at], *(pair for pairs in more for pair in pairs)], held_out=first[at:])
 
 
 def disagreement(one: Tensor, other: Tensor) -> Tensor:
